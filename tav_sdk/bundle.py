@@ -1,0 +1,201 @@
+"""A bundle on disk: one folder that a machine without PyTorch can run. Its file names are declared here and only here.
+
+Nothing in a bundle is executed or unpickled. Every path in it is relative and stays inside, and hashes are checked.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tav_sdk.engines.base import TensorSpec
+from tav_sdk.errors import BundleError, BundleVersionError
+from tav_sdk.files import sha256_of, write_text
+from tav_sdk.schedule import DDIMSchedule
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer"
+SCHEDULER = "scheduler/scheduler_config.json"
+TEXT_ENCODER, VAE_ENCODER, VAE_DECODER, UNET = "text_encoder", "vae_encoder", "vae_decoder", "unet"
+GRAPHS = (TEXT_ENCODER, VAE_ENCODER, VAE_DECODER, UNET)
+GRAPH_FILE = "model.onnx"
+WEIGHTS_FILE = "model.onnx_data"
+"""Weights of a graph; of the U-Net, those that tuning leaves alone."""
+TUNED_FILE = "tuned.onnx_data"
+"""The U-Net's tuned weights, so that clips on one base differ in this file alone."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileEntry(_Strict):
+    """Size in bytes and SHA-256 of a file."""
+
+    size: int
+    sha256: str
+
+
+class TensorEntry(_Strict):
+    """A graph's input or output; see :class:`~tav_sdk.engines.base.TensorSpec`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    @property
+    def spec(self) -> TensorSpec:
+        """The same for an engine."""
+        return TensorSpec(self.name, self.dtype, self.shape)
+
+
+class GraphEntry(_Strict):
+    """A graph's contract: file, opset, inputs, outputs, and how far it was from the model at export."""
+
+    file: str
+    opset: int
+    inputs: tuple[TensorEntry, ...]
+    outputs: tuple[TensorEntry, ...]
+    parity_max_abs: float
+
+
+class Manifest(_Strict):
+    """``manifest.json``: what a bundle holds, for whom, and where it came from.
+
+    Attributes:
+        num_frames: frames of every clip that it edits.
+        height: pixels.
+        width: pixels.
+        prompt: the caption that the clip was tuned with.
+        latent_channels: channels of a latent.
+        vae_scale_factor: pixels per latent along one side.
+        scaling_factor: what the VAE's latents are multiplied with.
+        inflation: how the U-Net was inflated.
+        graphs: the four graphs by name.
+        files: size and hash of every file, by its path in the bundle.
+        provenance: base, clip, tuning and versions, for people.
+    """
+
+    format_version: int
+    precision: Literal["fp32"]
+    prompt: str
+    num_frames: int
+    height: int
+    width: int
+    latent_channels: int
+    vae_scale_factor: int
+    scaling_factor: float
+    inflation: dict[str, Any]
+    graphs: dict[str, GraphEntry]
+    files: dict[str, FileEntry]
+    provenance: dict[str, Any]
+
+    @property
+    def latents_shape(self) -> tuple[int, int, int, int, int]:
+        """``(1, c, f, h, w)`` of one clip's latents."""
+        factor = self.vae_scale_factor
+        return (1, self.latent_channels, self.num_frames, self.height // factor, self.width // factor)
+
+
+class Bundle:
+    """A bundle folder whose manifest has been read and checked.
+
+    Args:
+        folder: the bundle.
+        verify: compare every file's size and hash with the manifest.
+
+    Raises:
+        BundleVersionError: the bundle's format is newer than this version reads.
+        BundleError: there is no bundle, it is damaged, or a path in it leaves the folder.
+    """
+
+    def __init__(self, folder: str | Path, *, verify: bool = True) -> None:
+        self.folder = Path(folder)
+        self.manifest = _read_manifest(self.folder)
+        for path, entry in self.manifest.files.items():
+            self._check_file(path, entry, verify=verify)
+        for name in GRAPHS:
+            if name not in self.manifest.graphs:
+                raise BundleError(f"the bundle {self.folder} has no {name} graph; export it again")
+            self.path(self.manifest.graphs[name].file)
+
+    def path(self, relative: str) -> Path:
+        """Where a file of the bundle lies.
+
+        Raises:
+            BundleError: the path leaves the folder, or the manifest has no hash for it.
+        """
+        pure = PurePosixPath(relative)
+        inside = not pure.is_absolute() and ".." not in pure.parts and "\\" not in relative and ":" not in relative
+        path = self.folder / relative
+        if not inside or not path.resolve().is_relative_to(self.folder.resolve()):
+            raise BundleError(f"the bundle {self.folder} names {relative!r}, which leaves its folder; do not use it")
+        if relative not in self.manifest.files:
+            raise BundleError(
+                f"the bundle {self.folder} uses {relative!r}, which its manifest does not list; export it again"
+            )
+        return path
+
+    @property
+    def schedule(self) -> DDIMSchedule:
+        """The base's noise schedule."""
+        return DDIMSchedule.from_config(json.loads(self.path(SCHEDULER).read_text(encoding="utf-8")))
+
+    def _check_file(self, relative: str, entry: FileEntry, *, verify: bool) -> None:
+        path = self.path(relative)
+        if not path.is_file():
+            raise BundleError(f"the bundle {self.folder} lacks {relative}; copy it completely or export it again")
+        if (size := path.stat().st_size) != entry.size:
+            raise BundleError(
+                f"{relative} in the bundle {self.folder} was changed: expected {entry.size} bytes, got {size}; "
+                "copy it completely or export it again"
+            )
+        if verify and (got := sha256_of(path)) != entry.sha256:
+            raise BundleError(
+                f"{relative} in the bundle {self.folder} was changed: expected sha256 {entry.sha256[:12]}..., got "
+                f"{got[:12]}...; copy it again or export it again"
+            )
+
+
+def file_entries(folder: Path) -> dict[str, FileEntry]:
+    """Size and hash of every file in a folder but the manifest."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {
+        path.relative_to(folder).as_posix(): FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
+        for path in paths
+    }
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json``."""
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(
+            f"there is no bundle in {folder} (no {MANIFEST}); make one with: tav export RUN --out {folder}"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}; export the bundle again") from error
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise BundleVersionError(
+            f"the bundle {folder} has format {version}, this version reads up to {FORMAT_VERSION}; "
+            "update with: pip install --upgrade tav-sdk"
+        )
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BundleError(
+            f"{path} is not a valid manifest: {where}: {first['msg']}; export the bundle again"
+        ) from error

@@ -1,0 +1,43 @@
+"""All sub-commands under one roof; each lives in a file of its own and imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import typer
+
+from tav_sdk.cli.console import guarded
+from tav_sdk.cli.demo import demo
+from tav_sdk.cli.edit import edit, generate
+from tav_sdk.cli.export import export
+from tav_sdk.cli.info import info
+from tav_sdk.cli.tiny_base import make_tiny_base
+from tav_sdk.cli.tune import tune
+from tav_sdk.version import __version__
+
+app = typer.Typer(
+    name="tav",
+    help="Edit videos by text with one-shot-tuned diffusion models: tune on one clip, export once, edit on an engine.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"tav-sdk {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+    ),
+) -> None:
+    pass
+
+
+for command in (tune, export, edit, generate, info, demo):
+    app.command(no_args_is_help=command is not demo)(guarded(command))
+app.command("make-tiny-base", no_args_is_help=True)(guarded(make_tiny_base))

@@ -1,0 +1,197 @@
+"""``tav edit`` and ``tav generate``"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tav_sdk.cli.console import say, stages
+from tav_sdk.errors import InputError, PromptError
+from tav_sdk.files import check_new, new_folder
+
+if TYPE_CHECKING:
+    from tav_sdk.video import Video
+
+BundleArg = Annotated[Path, typer.Argument(help="A bundle folder written by tav export.")]
+PromptOpt = Annotated[
+    list[str] | None, typer.Option("--prompt", help="What the new video shows; repeat it for several videos.")
+]
+OutOpt = Annotated[Path, typer.Option(help="The folder to write the videos to.")]
+NegativeOpt = Annotated[str, typer.Option(help="What the new video does not show.")]
+StepsOpt = Annotated[int, typer.Option(help="DDIM steps of sampling.")]
+GuidanceOpt = Annotated[float, typer.Option(help="Classifier-free guidance; at most 1 is none.")]
+FpsOpt = Annotated[float | None, typer.Option(help="Frame rate of the videos.", show_default="the clip's")]
+FormatOpt = Annotated[str, typer.Option("--format", help="mp4, gif or webp.")]
+EngineOpt = Annotated[str, typer.Option(help="auto, onnxruntime-cpu or onnxruntime-cuda.")]
+OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")]
+
+
+def edit(
+    bundle: BundleArg,
+    video: Annotated[Path, typer.Option(help="The clip to edit; resized and cropped to the bundle's size.")],
+    out: OutOpt,
+    prompt: PromptOpt = None,
+    negative_prompt: NegativeOpt = "",
+    num_inference_steps: StepsOpt = 50,
+    num_inversion_steps: Annotated[int, typer.Option(help="DDIM steps of inversion.")] = 50,
+    guidance_scale: GuidanceOpt = 12.5,
+    inversion_prompt: Annotated[
+        str, typer.Option(help="Prompt to invert the clip with; empty as in the paper, or the clip's caption.")
+    ] = "",
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Draw the clip's latents from the VAE's posterior with this seed.", show_default="its mean"),
+    ] = None,
+    start: Annotated[int | None, typer.Option(help="Index of the first frame.", show_default="as tuned")] = None,
+    stride: Annotated[int | None, typer.Option(help="Distance between frames.", show_default="as tuned")] = None,
+    fps: FpsOpt = None,
+    file_format: FormatOpt = "mp4",
+    engine: EngineOpt = "auto",
+    overwrite: OverwriteOpt = False,
+) -> None:
+    """Edit a clip by text: DDIM inversion, then sampling with each prompt.
+
+    Writes one video a prompt (00.mp4, 01.mp4, ...), source.mp4, sheet.png (all of them side by side) and edits.json.
+
+    [bold]Examples[/]
+
+      tav edit bundles/skiing --video clip.mp4 --prompt "Spider Man is skiing on the beach, cartoon style" --out out
+
+      tav edit bundles/skiing --video clip.mp4 --prompt "a panda is skiing" --prompt "a man is skiing, pixel art" --out out
+    """
+    prompts = _prompts(prompt)
+    suffix = _suffix(file_format)
+    check_new(out, overwrite=overwrite)
+
+    from tav_sdk.pipeline import load
+    from tav_sdk.video import read_video
+
+    with load(bundle, engine=engine) as pipeline, new_folder(out, overwrite=overwrite) as folder:
+        tuned = pipeline.manifest.provenance["tuning"]
+        clip = read_video(
+            video,
+            num_frames=pipeline.manifest.num_frames,
+            start=int(tuned["start"]) if start is None else start,
+            stride=int(tuned["stride"]) if stride is None else stride,
+            size=(pipeline.manifest.height, pipeline.manifest.width),
+        )
+        say(f"editing {video.name} on {pipeline.engine}")
+        with stages() as show:
+            inversion = pipeline.invert(
+                clip, prompt=inversion_prompt, num_inversion_steps=num_inversion_steps, seed=seed, callback=show
+            )
+            videos = pipeline.edit(
+                prompts,
+                inversion,
+                negative_prompt=negative_prompt,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                callback=show,
+            )
+        settings = {
+            "video": video.name,
+            "negative_prompt": negative_prompt,
+            "num_inference_steps": num_inference_steps,
+            "num_inversion_steps": num_inversion_steps,
+            "guidance_scale": guidance_scale,
+            "inversion_prompt": inversion_prompt,
+            "seed": seed,
+            "engine": pipeline.engine,
+        }
+        clip.save(folder / f"source{suffix}", fps=fps)
+        _write(folder, prompts, videos, suffix, fps, settings, {"source": clip})
+    _say_where(out)
+
+
+def generate(
+    bundle: BundleArg,
+    out: OutOpt,
+    prompt: PromptOpt = None,
+    seed: Annotated[int, typer.Option(help="Of the noise: same seed, same video.")] = 0,
+    negative_prompt: NegativeOpt = "",
+    num_inference_steps: StepsOpt = 50,
+    guidance_scale: GuidanceOpt = 12.5,
+    fps: FpsOpt = None,
+    file_format: FormatOpt = "mp4",
+    engine: EngineOpt = "auto",
+    overwrite: OverwriteOpt = False,
+) -> None:
+    """Make videos from noise: the tuned clip's motion, but not its layout.
+
+    [bold]Example[/]
+
+      tav generate bundles/skiing --prompt "a panda is skiing" --seed 7 --out out
+    """
+    prompts = _prompts(prompt)
+    suffix = _suffix(file_format)
+    check_new(out, overwrite=overwrite)
+
+    from tav_sdk.pipeline import load
+
+    with load(bundle, engine=engine) as pipeline, new_folder(out, overwrite=overwrite) as folder:
+        say(f"generating on {pipeline.engine}")
+        with stages() as show:
+            videos = [
+                pipeline.generate(
+                    one,
+                    seed=seed,
+                    negative_prompt=negative_prompt,
+                    num_inference_steps=num_inference_steps,
+                    guidance_scale=guidance_scale,
+                    callback=show,
+                )
+                for one in prompts
+            ]
+        settings = {
+            "negative_prompt": negative_prompt,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "seed": seed,
+            "engine": pipeline.engine,
+        }
+        _write(folder, prompts, videos, suffix, fps, settings, {})
+    _say_where(out)
+
+
+def _prompts(prompt: list[str] | None) -> list[str]:
+    if not prompt:
+        raise PromptError("the list of prompts is empty; give at least one --prompt")
+    return prompt
+
+
+def _suffix(file_format: str) -> str:
+    if file_format not in ("mp4", "gif", "webp"):
+        raise InputError(f"--format must be mp4, gif or webp, got {file_format!r}")
+    return f".{file_format}"
+
+
+def _write(
+    folder: Path,
+    prompts: Sequence[str],
+    videos: Sequence[Video],
+    suffix: str,
+    fps: float | None,
+    settings: Mapping[str, Any],
+    rows: Mapping[str, Video],
+) -> None:
+    from PIL import Image
+
+    from tav_sdk.contact_sheet import contact_sheet
+
+    # Numbered, since a prompt is no file name.
+    names = [f"{index:02d}{suffix}" for index in range(len(prompts))]
+    for name, video in zip(names, videos, strict=True):
+        video.save(folder / name, fps=fps)
+    labelled = {f"{name}: {prompt}": video for name, prompt, video in zip(names, prompts, videos, strict=True)}
+    Image.fromarray(contact_sheet({**rows, **labelled})).save(folder / "sheet.png")
+    edits = [{"file": name, "prompt": prompt} for name, prompt in zip(names, prompts, strict=True)]
+    record = json.dumps({**settings, "edits": edits}, indent=2, ensure_ascii=False)
+    (folder / "edits.json").write_text(record + "\n", encoding="utf-8")
+
+
+def _say_where(out: Path) -> None:
+    say(f"[green]written[/] to {out}; all at a glance: {out / 'sheet.png'}")

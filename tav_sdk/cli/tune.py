@@ -1,0 +1,138 @@
+"""``tav tune``"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tav_sdk.cli.console import say, stages
+from tav_sdk.errors import InputError
+from tav_sdk.progress import StepProgress
+
+REQUIRED = ("base", "video", "prompt", "out")
+INFLATION = ("preset", "temporal_mask", "group_norm", "attention", "temporal")
+
+
+def tune(
+    base: Annotated[str | None, typer.Option(help="Folder of the base model, in the diffusers layout.")] = None,
+    video: Annotated[Path | None, typer.Option(help="The clip to tune on.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What the clip shows, such as 'a man is skiing'.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder to write.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A YAML file with these settings, or a configuration of the released code; options win over it."
+        ),
+    ] = None,
+    num_frames: Annotated[
+        int | None, typer.Option("--frames", "--num-frames", help="Frames taken from the clip.", show_default="8")
+    ] = None,
+    start: Annotated[int | None, typer.Option(help="Index of the first frame taken.", show_default="0")] = None,
+    stride: Annotated[int | None, typer.Option(help="Distance between frames taken.", show_default="1")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels; a multiple of 64 for SD.", show_default="512")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels; a multiple of 64 for SD.", show_default="512")] = None,
+    num_train_steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default="300")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="AdamW's, constant.", show_default="3e-5")] = None,
+    max_grad_norm: Annotated[float | None, typer.Option(help="Gradient clipping.", show_default="1.0")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same result.", show_default="33")] = None,
+    mixed_precision: Annotated[
+        str | None,
+        typer.Option(help="no, fp16 or bf16.", show_default="bf16 or fp16 on a GPU, no on a CPU"),
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None,
+        typer.Option("--gradient-checkpointing/--no-gradient-checkpointing", help="Less memory, about a third slower."),
+    ] = None,
+    checkpointing_steps: Annotated[
+        int | None, typer.Option(help="Keep a snapshot, and the state for --resume, so often.", show_default="100")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="default, or original: as the released code computes.", show_default="default")
+    ] = None,
+    temporal_mask: Annotated[
+        str | None, typer.Option(help="Temporal attention: causal or none.", show_default="the preset's")
+    ] = None,
+    group_norm: Annotated[
+        str | None, typer.Option(help="Statistics per frame or over the video.", show_default="the preset's")
+    ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            help="Spatial attention: sparse_causal, spatial, first, causal or full.", show_default="sparse_causal"
+        ),
+    ] = None,
+    temporal: Annotated[
+        bool | None, typer.Option("--temporal/--no-temporal", help="Whether to add temporal attention.")
+    ] = None,
+    allow_pickle: Annotated[
+        bool | None,
+        typer.Option("--allow-pickle", help="Read a base's .bin weights, tensors only, if it has nothing else."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="A torch device.", show_default="a GPU if there is one")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line a step on standard output, no bar.")] = False,
+) -> None:
+    """Tune a base model on one captioned clip.
+
+    [bold]Examples[/]
+
+      tav tune --base sd14 --video clip.mp4 --prompt "a man is skiing" --out runs/skiing
+
+      tav tune --base sd14 --video clip.mp4 --prompt "a man is skiing" --out runs/skiing --frames 24 --stride 2 --resume
+
+      tav tune --config man-skiing.yaml --out runs/skiing
+    """
+    given = {key: value for key, value in locals().items() if value is not None}
+    inflation = {key: given[key] for key in INFLATION if key in given}
+    values = {
+        key: given[key]
+        for key in given
+        if key not in (*INFLATION, "config", "device", "resume", "overwrite", "as_json")
+    }
+
+    from tav_sdk.training import TuneConfig
+
+    read: dict[str, Any] = {}
+    if config is not None:
+        from tav_sdk.training.config_file import read_config
+
+        read, notes = read_config(config)
+        for note in notes:
+            say(f"[yellow]{config}:[/] {note}")
+    if inflation:
+        read["inflation"] = {**read.get("inflation", {}), **inflation}
+    merged = {**read, **{key: str(value) if isinstance(value, Path) else value for key, value in values.items()}}
+    if missing := [f"--{key}" for key in REQUIRED if key not in merged]:
+        raise InputError(f"give {', '.join(missing)} (or a --config file that has it); see tav tune --help")
+    settings = TuneConfig.from_dict(merged)
+
+    from tav_sdk.training import tune as run_tuning
+    from tav_sdk.training.checkpoint import partial_folder
+
+    with stages(hidden=as_json) as show:
+        if not as_json:
+            say(f"tuning on {Path(settings.video).name}: {settings.prompt!r}")
+        try:
+            run = run_tuning(
+                settings,
+                callback=_print_json if as_json else show,
+                resume=resume,
+                overwrite=overwrite,
+                device=device,
+            )
+        except KeyboardInterrupt:
+            if partial_folder(settings.out).exists():
+                raise KeyboardInterrupt("the same command with --resume continues") from None
+            raise
+    if not as_json:
+        say(f"[green]tuned[/] {run.folder}; next: tav export {run.folder} --out BUNDLE")
+
+
+def _print_json(progress: StepProgress) -> None:
+    typer.echo(
+        json.dumps({"stage": progress.stage, "step": progress.step, "total": progress.total, **progress.metrics})
+    )

@@ -1,0 +1,104 @@
+"""Every error that tav-sdk raises on purpose.
+
+One tree under :class:`TavError`. A message says what was expected, what came, and what to do next. The command
+line prints the message alone and leaves with :attr:`TavError.exit_code`.
+"""
+
+from __future__ import annotations
+
+
+class TavError(Exception):
+    """Base of all errors of this package; catch it to catch them all."""
+
+    exit_code = 2
+
+
+class InputError(TavError, ValueError):
+    """An argument has a value, shape or dtype that the call cannot take."""
+
+
+class ConfigError(InputError):
+    """A configuration has an unknown key or a value out of range."""
+
+
+class VideoError(TavError):
+    """A video file cannot be read or written as asked."""
+
+
+class VideoNotFoundError(VideoError, FileNotFoundError):
+    """There is no file at the given path."""
+
+
+class NotAVideoError(VideoError):
+    """The file is no video, or a container without a video stream."""
+
+
+class NotEnoughFramesError(VideoError):
+    """The clip has fewer frames than were asked for."""
+
+
+class TruncatedVideoError(VideoError):
+    """The file ends, or its data break off, before the frames that were asked for."""
+
+
+class SizeError(InputError):
+    """Height or width is not one that the base model can take."""
+
+
+class PromptError(InputError):
+    """There is no prompt, or it cannot be used."""
+
+
+class BaseModelError(TavError):
+    """A base model folder is incomplete or of a kind that cannot be inflated."""
+
+
+class PickledWeightsError(BaseModelError):
+    """The base has only pickled weights, and reading them was not allowed."""
+
+
+class CheckpointError(TavError):
+    """A run folder or its tuned weights are incomplete, damaged, or do not fit the model."""
+
+
+class NonFiniteLossError(TavError):
+    """The loss became NaN or infinite while tuning."""
+
+
+class OutputError(TavError):
+    """An output cannot be written where it was asked for."""
+
+
+class BundleError(TavError):
+    """A bundle is incomplete, damaged, or not of a format that this version reads."""
+
+
+class BundleVersionError(BundleError):
+    """The bundle was written in a newer format."""
+
+
+class ParityError(TavError):
+    """An exported graph does not reproduce the model that it was traced from."""
+
+
+class EngineError(TavError):
+    """An engine cannot be made or run on this machine."""
+
+
+class NonFiniteOutputError(EngineError):
+    """An engine returned NaN or infinity."""
+
+
+class MissingExtraError(TavError, ImportError):
+    """A feature needs an optional dependency that is not installed."""
+
+    def __init__(self, feature: str, extra: str, module: str) -> None:
+        super().__init__(
+            f"{feature} needs the module '{module}', which is not installed. "
+            f'Install it with: pip install "tav-sdk[{extra}]"'
+        )
+        self.extra = extra
+
+
+class Cancelled(TavError):
+    """A callback asked to stop; nothing was written."""

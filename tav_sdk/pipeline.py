@@ -1,0 +1,288 @@
+"""The SDK's pipeline: a bundle's graphs on engines, numpy in and numpy out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import overload
+
+import numpy as np
+
+from tav_sdk.bundle import TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER, VAE_ENCODER, Bundle, Manifest
+from tav_sdk.engines.base import Engine
+from tav_sdk.engines.select import open_engine, resolve_engine
+from tav_sdk.errors import InputError, PromptError
+from tav_sdk.frames import to_frames, to_pixels
+from tav_sdk.inversion import ddim_invert
+from tav_sdk.progress import Callback, StepProgress, report
+from tav_sdk.sampling import ddim_sample
+from tav_sdk.schedule import DDIMSchedule
+from tav_sdk.text import Tokenizer
+from tav_sdk.video import Video
+
+VAE_CHUNK = 4
+"""Frames that go through the VAE at a time: memory of a chunk, not of a clip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inversion:
+    """A clip's way back to noise, ready to be edited any number of times.
+
+    Attributes:
+        latents: ``(1, c, f, h, w)`` float32 at the highest noise level.
+        source_latents: ``(1, c, f, h, w)`` float32, the clip's own.
+        fps: the clip's frame rate.
+        prompt: what it was inverted with.
+        num_inversion_steps: U-Net evaluations it took.
+    """
+
+    latents: np.ndarray = field(repr=False)
+    source_latents: np.ndarray = field(repr=False)
+    fps: float
+    prompt: str
+    num_inversion_steps: int
+
+
+class Pipeline:
+    """Inverts and edits clips with one bundle; made by :func:`tav_sdk.load`.
+
+    Same seed, same clip and same prompt give the same video on the same engine. Engines open when first used.
+
+    Attributes:
+        manifest: what the bundle holds.
+        schedule: the base's noise schedule.
+        engine: the name of the engine that runs the graphs.
+    """
+
+    def __init__(self, bundle: Bundle, *, engine: str = "auto") -> None:
+        self.engine = resolve_engine(engine)
+        self.manifest: Manifest = bundle.manifest
+        self.schedule: DDIMSchedule = bundle.schedule
+        self._bundle = bundle
+        self._tokenizer = Tokenizer.from_folder(bundle.folder / TOKENIZER)
+        self._engines: dict[str, Engine] = {}
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the engines; they open again when next used."""
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()
+
+    # -- the main job --------------------------------------------------------------------------------------------
+
+    def invert(
+        self,
+        clip: Video,
+        *,
+        prompt: str = "",
+        num_inversion_steps: int = 50,
+        seed: int | None = None,
+        callback: Callback | None = None,
+    ) -> Inversion:
+        """DDIM inversion of a clip (paper, section 4.3).
+
+        Args:
+            clip: as many frames, and as high and wide, as the bundle takes.
+            prompt: the empty prompt as in the released code, or the clip's caption.
+            num_inversion_steps: U-Net evaluations, in [1, T].
+            seed: draw the clip's latents from the VAE's posterior with this seed, as the released code does; by
+                default its mean is taken.
+            callback: called after each step of ``encode`` and ``inversion``; ``False`` cancels.
+
+        Raises:
+            InputError: the clip's size or frame count differs from the bundle's, or a number is out of range.
+            EngineError: an engine failed.
+            Cancelled: the callback returned ``False``.
+        """
+        self.schedule.timesteps(num_inversion_steps)
+        source = self.encode(clip, seed=seed, callback=callback)
+        states = self.encode_prompt(prompt)
+        latents = ddim_invert(self._unet, source, states, self.schedule, num_inversion_steps, callback)
+        return Inversion(
+            latents=latents,
+            source_latents=source,
+            fps=clip.fps,
+            prompt=prompt,
+            num_inversion_steps=num_inversion_steps,
+        )
+
+    @overload
+    def edit(
+        self,
+        prompt: str,
+        inversion: Inversion,
+        *,
+        negative_prompt: str = "",
+        num_inference_steps: int = 50,
+        guidance_scale: float = 12.5,
+        callback: Callback | None = None,
+    ) -> Video: ...
+    @overload
+    def edit(
+        self,
+        prompt: Sequence[str],
+        inversion: Inversion,
+        *,
+        negative_prompt: str = "",
+        num_inference_steps: int = 50,
+        guidance_scale: float = 12.5,
+        callback: Callback | None = None,
+    ) -> list[Video]: ...
+    def edit(
+        self,
+        prompt: str | Sequence[str],
+        inversion: Inversion,
+        *,
+        negative_prompt: str = "",
+        num_inference_steps: int = 50,
+        guidance_scale: float = 12.5,
+        callback: Callback | None = None,
+    ) -> Video | list[Video]:
+        """Sample a new video for ``prompt`` from an inverted clip, with classifier-free guidance.
+
+        Args:
+            prompt: what the video is to show, at most 77 tokens; or several, for a list of videos.
+            inversion: from :meth:`invert`.
+            negative_prompt: what it is not to show.
+            num_inference_steps: DDIM steps, in [1, T].
+            guidance_scale: at most 1 switches guidance off, which halves the work.
+            callback: called after each step of ``sampling`` and ``decode``; ``False`` cancels.
+
+        Raises:
+            PromptError: there is no prompt.
+            InputError: the inversion is of another bundle's shape, or a number is out of range.
+            EngineError: an engine failed.
+            Cancelled: the callback returned ``False``.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise PromptError("the list of prompts is empty; give at least one prompt")
+        videos = [
+            self._sample(
+                one, negative_prompt, inversion.latents, inversion.fps, num_inference_steps, guidance_scale, callback
+            )
+            for one in prompts
+        ]
+        return videos[0] if isinstance(prompt, str) else videos
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        negative_prompt: str = "",
+        num_inference_steps: int = 50,
+        guidance_scale: float = 12.5,
+        fps: float | None = None,
+        callback: Callback | None = None,
+    ) -> Video:
+        """Sample a video for ``prompt`` from noise, with the tuned clip's motion but not its layout.
+
+        Args:
+            seed: of the noise, at least 0.
+            fps: frame rate of the result; by default the tuned clip's.
+
+        The other arguments and the errors are those of :meth:`edit`.
+        """
+        if seed < 0:
+            raise InputError(f"seed must not be negative, got {seed}")
+        noise = np.random.default_rng(seed).standard_normal(self.manifest.latents_shape, dtype=np.float32)
+        rate = float(self.manifest.provenance["clip"]["fps"]) if fps is None else fps
+        return self._sample(prompt, negative_prompt, noise, rate, num_inference_steps, guidance_scale, callback)
+
+    # -- its parts -----------------------------------------------------------------------------------------------
+
+    def encode(self, clip: Video, *, seed: int | None = None, callback: Callback | None = None) -> np.ndarray:
+        """A clip's latents times the scaling factor: ``(1, c, f, h / s, w / s)`` float32; see :meth:`invert`."""
+        want = (self.manifest.num_frames, self.manifest.height, self.manifest.width)
+        got = (clip.num_frames, clip.height, clip.width)
+        if got != want:
+            raise InputError(
+                f"the bundle takes clips of {want[0]} frames of {want[1]}x{want[2]} pixels (height x width), got "
+                f"{got[0]} frames of {got[1]}x{got[2]}; read the clip with num_frames={want[0]}, size={want[1:]}, or "
+                "tune and export at the clip's size"
+            )
+        pixels, parts = to_pixels(clip.frames), []
+        starts = range(0, len(pixels), VAE_CHUNK)
+        for index, start in enumerate(starts):
+            outputs = self._run(VAE_ENCODER, sample=pixels[start : start + VAE_CHUNK])
+            parts.append(outputs["latent_parameters"])
+            report(callback, StepProgress("encode", index + 1, len(starts)))
+        mean, log_variance = np.split(np.concatenate(parts), 2, axis=1)  # (f, c, h, w)
+        if seed is not None:
+            noise = np.random.default_rng(seed).standard_normal(mean.shape, dtype=np.float32)
+            # diffusers' bounds of the log-variance
+            mean = mean + np.exp(0.5 * np.clip(log_variance, -30.0, 20.0)) * noise
+        return np.ascontiguousarray((mean * self.manifest.scaling_factor).swapaxes(0, 1)[None])
+
+    def decode(self, latents: np.ndarray, *, fps: float, callback: Callback | None = None) -> Video:
+        """The video that clean latents ``(1, c, f, h / s, w / s)`` stand for; see :meth:`edit`."""
+        frames = latents[0].swapaxes(0, 1) / self.manifest.scaling_factor  # (f, c, h, w)
+        starts, parts = range(0, len(frames), VAE_CHUNK), []
+        for index, start in enumerate(starts):
+            outputs = self._run(VAE_DECODER, latent_sample=frames[start : start + VAE_CHUNK])
+            parts.append(to_frames(outputs["sample"]))
+            report(callback, StepProgress("decode", index + 1, len(starts)))
+        return Video(frames=np.concatenate(parts), fps=fps)
+
+    def encode_prompt(self, prompt: str) -> np.ndarray:
+        """Text states of a prompt, ``(1, s, d)`` float32; a prompt that is too long is cut with a warning."""
+        return self._run(TEXT_ENCODER, input_ids=self._tokenizer(prompt))["last_hidden_state"]
+
+    def _sample(
+        self,
+        prompt: str,
+        negative_prompt: str,
+        latents: np.ndarray,
+        fps: float,
+        num_inference_steps: int,
+        guidance_scale: float,
+        callback: Callback | None,
+    ) -> Video:
+        states = self.encode_prompt(prompt)
+        negative = self.encode_prompt(negative_prompt) if guidance_scale > 1 else None
+        clean = ddim_sample(
+            self._unet, latents, states, negative, self.schedule, num_inference_steps, float(guidance_scale), callback
+        )
+        return self.decode(clean, fps=fps, callback=callback)
+
+    def _unet(self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:
+        outputs = self._run(UNET, sample=sample, timestep=timestep, encoder_hidden_states=encoder_hidden_states)
+        return outputs["out_sample"]
+
+    def _run(self, graph: str, **feeds: np.ndarray) -> dict[str, np.ndarray]:
+        if graph not in self._engines:
+            entry = self.manifest.graphs[graph]
+            self._engines[graph] = open_engine(
+                self._bundle.path(entry.file),
+                graph,
+                [tensor.spec for tensor in entry.inputs],
+                [tensor.spec for tensor in entry.outputs],
+                engine=self.engine,
+            )
+        return self._engines[graph].run(feeds)
+
+
+def load(bundle: str | Path, *, engine: str = "auto", verify: bool = True) -> Pipeline:
+    """Open a bundle.
+
+    Args:
+        bundle: a folder written by ``tav export``.
+        engine: ``auto``, ``onnxruntime-cpu`` or ``onnxruntime-cuda``.
+        verify: compare the hash of every file with the manifest (about 1 s for 1 GB).
+
+    Raises:
+        BundleError: there is no bundle, it is damaged, or of a newer format.
+        EngineError: the engine does not work on this machine.
+    """
+    return Pipeline(Bundle(bundle, verify=verify), engine=engine)

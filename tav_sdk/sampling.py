@@ -1,0 +1,63 @@
+"""DDIM sampling with classifier-free guidance (Ho and Salimans, 2022)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tav_sdk.errors import InputError
+from tav_sdk.progress import Callback, StepProgress, UNet, report
+from tav_sdk.schedule import DDIMSchedule
+
+
+def ddim_sample(
+    unet: UNet,
+    latents: np.ndarray,
+    encoder_hidden_states: np.ndarray,
+    negative_encoder_hidden_states: np.ndarray | None,
+    schedule: DDIMSchedule,
+    num_inference_steps: int,
+    guidance_scale: float,
+    callback: Callback | None = None,
+) -> np.ndarray:
+    """Run the deterministic DDIM process (eta 0) from noise to clean latents.
+
+    With ``guidance_scale`` above 1 each step is one batch of two, unconditional half first, and
+    ``noise_pred = uncond + guidance_scale * (cond - uncond)``; at 1 or below it is a single conditional evaluation.
+
+    Args:
+        unet: ``unet(sample, timestep, encoder_hidden_states) -> noise_pred``; float32 arrays ``(b, c, f, h, w)``,
+            0-dimensional int64, ``(b, s, d)``.
+        latents: ``(b, c, f, h, w)`` float32, standard normal noise or inverted latents.
+        encoder_hidden_states: ``(b, s, d)`` float32, text states of the prompt.
+        negative_encoder_hidden_states: ``(b, s, d)`` float32, text states of the negative (or empty) prompt; not
+            used, and may be ``None``, without guidance.
+        schedule: the base model's schedule.
+        num_inference_steps: number of steps, in [1, T].
+        guidance_scale: 7.5 to 12.5 is usual for Stable Diffusion; at most 1 switches guidance off.
+        callback: called after every step with a :class:`~tav_sdk.progress.StepProgress`; ``False`` cancels.
+
+    Returns:
+        Clean latents ``(b, c, f, h, w)`` float32, still times the VAE's scaling factor.
+
+    Raises:
+        InputError: ``num_inference_steps`` is out of range, or negative text states are missing.
+        Cancelled: the callback returned ``False``.
+    """
+    latents = np.asarray(latents, dtype=np.float32)
+    guided = guidance_scale > 1.0
+    if guided and negative_encoder_hidden_states is None:
+        raise InputError("guidance_scale above 1 needs negative_encoder_hidden_states: those of the empty prompt")
+    states = encoder_hidden_states
+    if guided:
+        states = np.concatenate([negative_encoder_hidden_states, encoder_hidden_states])  # (2 b, s, d)
+    timesteps = schedule.timesteps(num_inference_steps)
+    for index, timestep in enumerate(timesteps):
+        if guided:
+            both = unet(np.concatenate([latents, latents]), np.asarray(timestep), states)  # (2 b, c, f, h, w)
+            uncond, cond = np.split(both, 2)
+            noise_pred = uncond + guidance_scale * (cond - uncond)
+        else:
+            noise_pred = unet(latents, np.asarray(timestep), states)
+        latents = schedule.step(noise_pred, timestep, latents, num_inference_steps)
+        report(callback, StepProgress("sampling", index + 1, len(timesteps), int(timestep), latents))
+    return latents

@@ -1,0 +1,60 @@
+"""Inflation and one-shot tuning in PyTorch: the extra ``training``.
+
+The names below are the public ones; they are imported when first used, so that reading a configuration does not load
+torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tav_sdk.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from tav_sdk.training.base import BaseModel as BaseModel
+    from tav_sdk.training.checkpoint import Run as Run
+    from tav_sdk.training.checkpoint import load_run as load_run
+    from tav_sdk.training.config import InflationOptions as InflationOptions
+    from tav_sdk.training.config import TuneConfig as TuneConfig
+    from tav_sdk.training.inflation import deflate as deflate
+    from tav_sdk.training.inflation import inflate as inflate
+    from tav_sdk.training.inflation import load_original_state as load_original_state
+    from tav_sdk.training.inflation import trainable_parameters as trainable_parameters
+    from tav_sdk.training.tiny_base import make_tiny_base as make_tiny_base
+    from tav_sdk.training.tuning import tune as tune
+    from tav_sdk.training.video_unet import VideoUNet as VideoUNet
+
+_HOMES = {
+    "BaseModel": "base",
+    "InflationOptions": "config",
+    "Run": "checkpoint",
+    "TuneConfig": "config",
+    "VideoUNet": "video_unet",
+    "deflate": "inflation",
+    "inflate": "inflation",
+    "load_original_state": "inflation",
+    "load_run": "checkpoint",
+    "make_tiny_base": "tiny_base",
+    "trainable_parameters": "inflation",
+    "tune": "tuning",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("torch", "diffusers", "transformers", "safetensors", "accelerate"):
+            raise MissingExtraError("tuning", "training", missing) from error
+        raise
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,143 @@
+"""Sparse-causal attention, cross-attention over a whole clip, and temporal attention (paper, section 4.1).
+
+All three are processors for diffusers' ``Attention``, so its projections keep their names and their weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from tav_sdk.training.config import AttentionMode
+
+
+@dataclass
+class FrameAxis:
+    """How many frames are folded into the batch right now; shared by all injected parts of one model."""
+
+    num_frames: int
+
+
+def _heads(attn: Attention, states: Tensor) -> Tensor:
+    """``(b, n, d)`` to ``(b, heads, n, d / heads)``."""
+    return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+
+def _attend(attn: Attention, query: Tensor, key: Tensor, value: Tensor, **how: object) -> Tensor:
+    """Scaled dot-product attention and the output projection; ``(b, n, d)``, ``(b, m, d)`` -> ``(b, n, d)``."""
+    attended = F.scaled_dot_product_attention(
+        _heads(attn, query), _heads(attn, key), _heads(attn, value), scale=attn.scale, **how
+    )
+    merged = attended.transpose(1, 2).flatten(2).to(query.dtype)  # (b, n, d)
+    return attn.to_out[1](attn.to_out[0](merged))
+
+
+def source_frames(mode: AttentionMode, num_frames: int) -> list[list[int]]:
+    """For each frame the frames that give it keys and values, one list a frame, all lists of one length.
+
+    ``causal`` and ``full`` look at every frame (``causal`` behind a mask), so they have no table here.
+    """
+    if mode == "sparse_causal":
+        return [[0, max(i - 1, 0)] for i in range(num_frames)]
+    if mode == "first":
+        return [[0] for _ in range(num_frames)]
+    return [[i] for i in range(num_frames)]
+
+
+class FrameAttnProcessor:
+    """Spatial self-attention whose keys and values come from other frames (``attn1``).
+
+    Keys and values are projected once per frame and gathered afterwards, with constant indices along the frame axis.
+    """
+
+    def __init__(self, frames: FrameAxis, mode: AttentionMode) -> None:
+        self.frames = frames
+        self.mode: AttentionMode = mode
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **_: object,
+    ) -> Tensor:
+        f, n = self.frames.num_frames, hidden_states.shape[1]
+        query = attn.to_q(hidden_states)  # (b f, n, d)
+        key = attn.to_k(hidden_states)
+        value = attn.to_v(hidden_states)
+        if self.mode == "spatial":
+            return _attend(attn, query, key, value)
+        if self.mode in ("causal", "full"):
+            mask = None
+            if self.mode == "causal":
+                frame = torch.arange(f, device=query.device).repeat_interleave(n)  # (f n,)
+                mask = frame[:, None] >= frame[None, :]  # (f n, f n)
+            query, key, value = (x.unflatten(0, (-1, f)).flatten(1, 2) for x in (query, key, value))  # (b, f n, d)
+            return _attend(attn, query, key, value, attn_mask=mask).unflatten(1, (f, n)).flatten(0, 1)
+        table = torch.tensor(source_frames(self.mode, f), device=query.device)  # (f, sources)
+        key, value = (self._gather(x, table) for x in (key, value))  # (b f, sources n, d)
+        return _attend(attn, query, key, value)
+
+    def _gather(self, states: Tensor, table: Tensor) -> Tensor:
+        f, sources = table.shape
+        states = states.unflatten(0, (-1, f))  # (b, f, n, d)
+        gathered = states.index_select(1, table.flatten())  # (b, f sources, n, d)
+        return gathered.unflatten(1, (f, sources)).flatten(2, 3).flatten(0, 1)  # (b f, sources n, d)
+
+
+class ClipCrossAttnProcessor:
+    """Cross-attention (``attn2``) with text states given once per video instead of repeated for every frame."""
+
+    def __init__(self, frames: FrameAxis) -> None:
+        self.frames = frames
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        **_: object,
+    ) -> Tensor:
+        f, n = self.frames.num_frames, hidden_states.shape[1]
+        query = attn.to_q(hidden_states).unflatten(0, (-1, f)).flatten(1, 2)  # (b, f n, d)
+        key, value = attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)  # (b, s, d)
+        return _attend(attn, query, key, value).unflatten(1, (f, n)).flatten(0, 1)  # (b f, n, d)
+
+
+class TemporalAttnProcessor:
+    """Self-attention over the frames at each pixel; ``(b, f, d)`` with the pixels in the batch."""
+
+    def __init__(self, *, causal: bool) -> None:
+        self.causal = causal
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **_: object,
+    ) -> Tensor:
+        query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        return _attend(attn, query, key, value, is_causal=self.causal)
+
+
+def make_temporal_attention(attn1: Attention, *, causal: bool) -> Attention:
+    """A temporal attention of ``attn1``'s width and heads whose output is zero: projection and bias (section 4.1)."""
+    dim = attn1.to_q.in_features
+    attn_temp = Attention(
+        query_dim=dim,
+        heads=attn1.heads,
+        dim_head=attn1.to_q.out_features // attn1.heads,
+        bias=attn1.to_q.bias is not None,
+        processor=TemporalAttnProcessor(causal=causal),  # type: ignore[arg-type]
+    )
+    nn.init.zeros_(attn_temp.to_out[0].weight)
+    nn.init.zeros_(attn_temp.to_out[0].bias)
+    return attn_temp

@@ -1,0 +1,155 @@
+"""A run on disk: the tuned tensors only, and a record of everything that decided them.
+
+run.json                    the record
+delta.safetensors           tuned tensors, float32, sorted by name
+snapshots/step-000100.safetensors ...
+log.jsonl                   step and loss, a line a step
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tav_sdk.errors import CheckpointError
+from tav_sdk.files import new_file, sha256_of, write_text
+from tav_sdk.training.config import InflationOptions, TuneConfig
+from tav_sdk.training.inflation import trainable_parameters
+
+RECORD, DELTA, SNAPSHOTS, LOG = "run.json", "delta.safetensors", "snapshots", "log.jsonl"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished tuning run.
+
+    Attributes:
+        folder: where it lies.
+        record: the parsed ``run.json``.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def config(self) -> TuneConfig:
+        """What it was tuned with."""
+        return TuneConfig.from_dict(self.record["config"])
+
+    @property
+    def inflation(self) -> InflationOptions:
+        """How its U-Net is inflated."""
+        return InflationOptions.from_dict(self.record["config"]["inflation"])
+
+    @property
+    def delta_path(self) -> Path:
+        """The file of tuned tensors."""
+        return self.folder / DELTA
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read and check a run folder.
+
+    Raises:
+        CheckpointError: there is no finished run, its record is damaged, or the tuned tensors were changed.
+    """
+    folder = Path(folder)
+    if not (folder / RECORD).is_file():
+        started = partial_folder(folder)
+        hint = f"; it was started but not finished: tune again with --resume ({started})" if started.exists() else ""
+        raise CheckpointError(f"there is no finished run in {folder} (no {RECORD}){hint}")
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        version, expected = record["format_version"], record["delta_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / RECORD} is damaged: {error}; tune again") from error
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder} has run format {version}, this version reads up to {FORMAT_VERSION}; update tav-sdk"
+        )
+    if not (folder / DELTA).is_file():
+        raise CheckpointError(f"{folder} lacks {DELTA}, the tuned tensors; tune again")
+    if (got := sha256_of(folder / DELTA)) != expected:
+        raise CheckpointError(
+            f"{folder / DELTA} was changed: expected sha256 {expected[:12]}..., got {got[:12]}...; tune again"
+        )
+    return Run(folder, record)
+
+
+def save_delta(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write the tuned tensors of a model as float32, sorted by name, whole or not at all."""
+    tensors = {name: p.detach().float().cpu().contiguous() for name, p in sorted(trainable_parameters(model).items())}
+    with new_file(path) as temporary:
+        save_file(tensors, temporary, metadata=dict(metadata or {}))
+
+
+def load_delta(model: nn.Module, path: Path) -> None:
+    """Put tuned tensors into an inflated model, strictly.
+
+    Raises:
+        CheckpointError: the file is damaged, or its tensors are not exactly the model's tuned ones.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    copy_strictly(tensors, trainable_parameters(model), str(path))
+
+
+def copy_strictly(tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], where: str) -> None:
+    """Copy ``tensors`` into ``parameters`` if names and shapes are the same.
+
+    Raises:
+        CheckpointError: they are not; names the first ten differences. Nothing is copied then.
+    """
+    problems = [f"missing {name}" for name in parameters if name not in tensors]
+    problems += [f"unexpected {name}" for name in tensors if name not in parameters]
+    problems += [
+        f"{name}: expected {tuple(parameters[name].shape)}, got {tuple(tensor.shape)}"
+        for name, tensor in tensors.items()
+        if name in parameters and parameters[name].shape != tensor.shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{where} does not fit the model ({len(problems)} differences): {'; '.join(problems[:10])}"
+        )
+    for name, parameter in parameters.items():
+        parameter.data.copy_(tensors[name])
+
+
+def delta_names(path: Path) -> list[str]:
+    """Names of the tensors in a delta, without reading them."""
+    with safe_open(path, framework="np") as file:
+        return sorted(file.keys())
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write ``run.json``."""
+    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what tunes, for the record."""
+    names = ("tav-sdk", "torch", "diffusers", "transformers")
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def partial_folder(out: str | Path) -> Path:
+    """Where an unfinished run lies until it is renamed to ``out``."""
+    out = Path(out)
+    return out.parent / f".{out.name}.partial"

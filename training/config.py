@@ -1,0 +1,204 @@
+"""Options of inflation and tuning: frozen, validated on construction, the same in files and in Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tav_sdk.errors import ConfigError, PromptError
+
+Preset = Literal["default", "original"]
+TemporalMask = Literal["causal", "none"]
+GroupNormMode = Literal["frame", "video"]
+AttentionMode = Literal["sparse_causal", "spatial", "first", "causal", "full"]
+MixedPrecision = Literal["no", "fp16", "bf16"]
+
+
+def check_choice(name: str, value: object, kind: Any) -> None:
+    """Raise ``ConfigError`` unless ``value`` is one of the ``Literal`` type ``kind``."""
+    if value not in get_args(kind):
+        raise ConfigError(f"{name} must be one of {', '.join(map(str, get_args(kind)))}; got {value!r}")
+
+
+def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise ``ConfigError`` for the first key of ``given`` not in ``known``, naming the nearest known one."""
+    known = list(known)
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+            raise ConfigError(f"unknown key {key!r} in {where}; {hint}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InflationOptions:
+    """How an image U-Net becomes a video U-Net (paper, section 4.1 and figures 4 and 6).
+
+    ``preset`` sets ``temporal_mask`` and ``group_norm`` where they are not given: ``default`` is ``causal`` and
+    ``frame``; ``original`` is ``none`` and ``video``, which reproduces the released code.
+
+    Attributes:
+        preset: ``default`` or ``original``.
+        temporal_mask: ``causal``: a frame attends to itself and former frames (as the paper says); ``none``: to all
+            frames (as its released code does).
+        group_norm: statistics of the resnets' and the last group norm per ``frame``, or over the whole ``video``.
+        attention: which frames give keys and values to spatial self-attention: ``sparse_causal`` (the first and the
+            former), ``spatial`` (its own), ``first``, ``causal`` (all up to its own) or ``full`` (all).
+        temporal: whether temporal attention is added after each transformer block.
+
+    Raises:
+        ConfigError: a value is none of those above.
+    """
+
+    preset: Preset = "default"
+    temporal_mask: TemporalMask | None = None
+    group_norm: GroupNormMode | None = None
+    attention: AttentionMode = "sparse_causal"
+    temporal: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice("preset", self.preset, Preset)
+        original = self.preset == "original"
+        if self.temporal_mask is None:
+            object.__setattr__(self, "temporal_mask", "none" if original else "causal")
+        if self.group_norm is None:
+            object.__setattr__(self, "group_norm", "video" if original else "frame")
+        check_choice("temporal_mask", self.temporal_mask, TemporalMask)
+        check_choice("group_norm", self.group_norm, GroupNormMode)
+        check_choice("attention", self.attention, AttentionMode)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as plain values, for records and manifests."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> InflationOptions:
+        """The inverse of :meth:`to_dict`; an unknown key is a ``ConfigError`` that names the nearest known one."""
+        check_keys(values, (f.name for f in dataclasses.fields(cls)), "the inflation options")
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """Everything that decides the outcome of one-shot tuning (paper, section 4.2; defaults are the paper's).
+
+    Attributes:
+        base: folder of the base model in the diffusers layout.
+        video: the clip's file.
+        prompt: the clip's caption, at most 77 tokens.
+        out: the run folder to write.
+        num_frames: frames taken from the clip, at least 1.
+        start: index of the first frame taken.
+        stride: distance between frames taken.
+        height: pixels, a multiple of the base's (64 for Stable Diffusion).
+        width: pixels, likewise.
+        num_train_steps: optimizer steps.
+        learning_rate: AdamW's, constant.
+        adam_beta1: AdamW's first decay rate.
+        adam_beta2: AdamW's second decay rate.
+        adam_epsilon: AdamW's denominator term.
+        adam_weight_decay: AdamW's decoupled weight decay.
+        max_grad_norm: the gradient's norm is clipped to this.
+        seed: of new weights, timesteps and noise; same seed, same result on the same machine.
+        mixed_precision: ``no``, ``fp16`` or ``bf16``; ``None`` takes bf16 or fp16 on a GPU and ``no`` on a CPU.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, about a third slower.
+        checkpointing_steps: write the state for ``--resume`` and a delta snapshot every so many steps.
+        inflation: how the base is inflated.
+        allow_pickle: read a base's ``.bin`` weights (with ``weights_only=True``) where it has no ``.safetensors``.
+
+    Raises:
+        ConfigError: a value is out of range.
+        PromptError: the prompt is empty.
+    """
+
+    base: str
+    video: str
+    prompt: str
+    out: str
+    num_frames: int = 8
+    start: int = 0
+    stride: int = 1
+    height: int = 512
+    width: int = 512
+    num_train_steps: int = 300
+    learning_rate: float = 3e-5
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    adam_weight_decay: float = 1e-2
+    max_grad_norm: float = 1.0
+    seed: int = 33
+    mixed_precision: MixedPrecision | None = None
+    gradient_checkpointing: bool = False
+    checkpointing_steps: int = 100
+    inflation: InflationOptions = field(default_factory=InflationOptions)
+    allow_pickle: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("base", "video", "out"):
+            object.__setattr__(self, name, str(getattr(self, name)))
+        if isinstance(self.inflation, Mapping):
+            object.__setattr__(self, "inflation", InflationOptions.from_dict(self.inflation))
+        if not self.prompt.strip():
+            raise PromptError("the clip's prompt is empty; describe what the clip shows, such as 'a man is skiing'")
+        for name in ("num_frames", "stride", "height", "width", "num_train_steps", "checkpointing_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.start < 0:
+            raise ConfigError(f"start must not be negative, got {self.start}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must not be negative, got {self.seed}")
+        for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.adam_weight_decay < 0:
+            raise ConfigError(f"adam_weight_decay must not be negative, got {self.adam_weight_decay}")
+        if self.mixed_precision is not None:
+            check_choice("mixed_precision", self.mixed_precision, MixedPrecision)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain values, for records."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TuneConfig:
+        """A configuration from plain values.
+
+        Raises:
+            ConfigError: a key is unknown (names the nearest known one), a required one is missing, or a value is of
+                the wrong type or out of range.
+        """
+        specs = {f.name: f for f in dataclasses.fields(cls)}
+        check_keys(values, specs, "the tuning configuration")
+        required = [n for n, s in specs.items() if s.default is s.default_factory is dataclasses.MISSING]
+        if missing := [name for name in required if name not in values]:
+            raise ConfigError(f"the tuning configuration lacks {', '.join(missing)}")
+        return cls(**{name: _cast(name, specs[name], value) for name, value in values.items()})
+
+    def replace(self, **changes: Any) -> TuneConfig:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def _cast(name: str, spec: dataclasses.Field, value: Any) -> Any:
+    """YAML reads ``3e-5`` as a string; numbers are taken as what the field is, and nothing else is guessed."""
+    kind = str(spec.type)
+    if kind in ("int", "float") and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = None
+        if number is not None and (kind == "float" or number.is_integer()):
+            return number if kind == "float" else int(number)
+    elif (kind == "bool" and isinstance(value, bool)) or kind not in ("int", "float", "bool", "str"):
+        return value
+    elif kind == "str" and isinstance(value, (str, Path)):
+        return str(value)
+    raise ConfigError(f"{name} must be of type {kind}, got {value!r}")

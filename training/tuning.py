@@ -1,0 +1,337 @@
+"""One-shot tuning (paper, section 4.2): a few projections, one captioned clip."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tav_sdk.errors import CheckpointError, ConfigError, InputError, NonFiniteLossError, OutputError
+from tav_sdk.files import check_new, new_file, sha256_of
+from tav_sdk.frames import check_size
+from tav_sdk.progress import Callback, StepProgress, report
+from tav_sdk.schedule import DDIMSchedule
+from tav_sdk.training.base import BaseModel
+from tav_sdk.training.checkpoint import (
+    DELTA,
+    FORMAT_VERSION,
+    LOG,
+    SNAPSHOTS,
+    Run,
+    copy_strictly,
+    load_run,
+    partial_folder,
+    save_delta,
+    versions,
+    write_record,
+)
+from tav_sdk.training.clip import ClipLatents, prepare
+from tav_sdk.training.config import TuneConfig
+from tav_sdk.training.inflation import freeze_all_but_tuned, inflate
+from tav_sdk.training.video_unet import VideoUNet
+from tav_sdk.video import Video, read_video
+
+RESUME, STARTED = "resume.safetensors", "started.json"
+MAY_CHANGE = {"num_train_steps", "checkpointing_steps", "out", "base", "video"}
+"""Settings that a resumed run may change; base and clip are compared by their hashes."""
+
+
+def tune(
+    config: TuneConfig,
+    *,
+    callback: Callback | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | torch.device | None = None,
+) -> Run:
+    """Tune a base model on one captioned clip and write the run folder ``config.out``.
+
+    The folder appears when tuning is done; until then everything lies in a hidden folder beside it, which
+    ``resume=True`` continues after an interrupt, bit for bit like an uninterrupted run on a CPU.
+
+    Args:
+        config: see :class:`TuneConfig`.
+        callback: called after every step, with ``metrics["loss"]``; ``False`` stops, as Ctrl-C does.
+        resume: continue an unfinished run of the same configuration; start anew if there is none.
+        overwrite: replace a run that is there.
+        device: a torch device; by default a GPU if there is one.
+
+    Raises:
+        VideoError: the clip cannot be read as asked.
+        SizeError: the base cannot take height or width.
+        BaseModelError: the base is incomplete or cannot be inflated.
+        ConfigError: an unfinished run of another configuration is there.
+        NonFiniteLossError: the loss became NaN or infinite.
+        OutputError: ``config.out`` is not empty, or cannot be written.
+        Cancelled: the callback returned ``False``.
+    """
+    out = Path(config.out)
+    if resume and (out / DELTA).is_file():
+        return _finished(config, load_run(out))
+    check_new(out, overwrite=overwrite)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    base = BaseModel(Path(config.base), allow_pickle=config.allow_pickle)
+    check_size(config.height, config.width, base.size_multiple)
+    schedule = base.schedule
+    clip = read_video(
+        config.video,
+        num_frames=config.num_frames,
+        start=config.start,
+        stride=config.stride,
+        size=(config.height, config.width),
+    )
+    latents, states = prepare(base, clip, config.prompt, device)
+    model = inflate(base.load_unet(), config.inflation, config.num_frames, seed=config.seed)
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    record = _record(config, base, clip, schedule)
+    with _partial(out, record, resume=resume) as folder:
+        tuner = Tuner(model, latents, states, schedule, config, device)
+        if (folder / RESUME).is_file():
+            tuner.load(folder / RESUME)
+        seconds = _run(tuner, config, folder, callback)
+        save_delta(model, folder / DELTA, {"format": "tav-sdk delta"})
+        record |= {"delta_sha256": sha256_of(folder / DELTA), "seconds": round(seconds, 1), "device": str(device)}
+        write_record(folder, record)
+        for name in (RESUME, STARTED):
+            (folder / name).unlink(missing_ok=True)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(folder, out)
+    return load_run(out)
+
+
+class Tuner:
+    """The tuning loop's state: model, optimizer and step; one call of :meth:`step` is one update.
+
+    Args:
+        model: an inflated U-Net; its parameters are frozen but for the tuned ones.
+        latents: the clip's posterior.
+        states: ``(1, s, d)`` text states of its caption.
+        schedule: the base's schedule.
+        config: see :class:`TuneConfig`.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        model: VideoUNet,
+        latents: ClipLatents,
+        states: Tensor,
+        schedule: DDIMSchedule,
+        config: TuneConfig,
+        device: torch.device,
+    ) -> None:
+        self.config, self.schedule, self.device, self.latents = config, schedule, device, latents
+        self.amp_dtype = _amp_dtype(config, device)
+        self.tuned = freeze_all_but_tuned(model)
+        # Frozen weights in half precision, tuned ones and their updates in float32.
+        self.model = model.to(device, self.amp_dtype or torch.float32).train()
+        for parameter in self.tuned.values():
+            parameter.data = parameter.data.float()
+        self.states = states.to(device)
+        self.alphas_cumprod = torch.from_numpy(schedule.alphas_cumprod)
+        self.optimizer = torch.optim.AdamW(
+            self.tuned.values(),
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_epsilon,
+            weight_decay=config.adam_weight_decay,
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
+        self.steps_done = 0
+
+    def step(self) -> dict[str, float]:
+        """One update at a random timestep; returns ``loss``, ``grad_norm`` and ``timestep``.
+
+        Raises:
+            NonFiniteLossError: the loss is NaN or infinite; the parameters are as before the step.
+        """
+        noisy, target, timestep = self.draw(self.steps_done)
+        autocast = torch.autocast(self.device.type, self.amp_dtype) if self.amp_dtype else contextlib.nullcontext()
+        with autocast:
+            predicted = self.model(noisy, timestep, self.states)
+        loss = F.mse_loss(predicted.float(), target.float())  # paper, equation 3
+        value = loss.item()
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the loss is {value} at step {self.steps_done + 1}; try a lower --learning-rate (now "
+                f"{self.config.learning_rate:g}) or another --mixed-precision (bf16 or no)"
+            )
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.tuned.values(), self.config.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.steps_done += 1
+        return {"loss": value, "grad_norm": norm.item(), "timestep": int(timestep)}
+
+    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Noisy latents, target (both ``(1, c, f, h, w)``) and timestep ``()`` of a step.
+
+        Each step has a generator of its own, on the CPU, so a resumed run draws what an uninterrupted one would.
+        """
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+        latents = self.latents.sample(generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        timestep = torch.randint(len(self.alphas_cumprod), (), generator=generator)
+        alpha = self.alphas_cumprod[timestep]
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        target = {
+            "epsilon": noise,
+            "v_prediction": alpha.sqrt() * noise - (1 - alpha).sqrt() * latents,
+            "sample": latents,
+        }[self.schedule.prediction_type]
+        dtype = self.amp_dtype or torch.float32
+        return noisy.to(self.device, dtype), target.to(self.device), timestep.to(self.device)
+
+    def save(self, path: Path) -> None:
+        """Write parameters, optimizer state and step, whole or not at all."""
+        tensors = {f"param.{name}": parameter.detach() for name, parameter in self.tuned.items()}
+        for name, parameter in self.tuned.items():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"{key}.{name}"] = torch.as_tensor(value)
+        metadata = {"steps_done": str(self.steps_done), "scaler": json.dumps(self.scaler.state_dict())}
+        with new_file(path) as temporary:
+            save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, temporary, metadata)
+
+    def load(self, path: Path) -> None:
+        """Continue from what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: the file is of another model.
+        """
+        from safetensors import safe_open
+
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition(".")
+            parts.setdefault(kind, {})[name] = tensor
+        copy_strictly(parts.pop("param", {}), self.tuned, str(path))
+        for name, parameter in self.tuned.items():
+            state = {kind: values[name] for kind, values in parts.items() if name in values}
+            self.optimizer.state[parameter] = {
+                kind: value if kind == "step" else value.to(self.device) for kind, value in state.items()
+            }
+        self.scaler.load_state_dict(json.loads(metadata["scaler"]))
+        self.steps_done = int(metadata["steps_done"])
+
+
+def _run(tuner: Tuner, config: TuneConfig, folder: Path, callback: Callback | None) -> float:
+    """All steps that are left; whatever stops them, the state for ``--resume`` is written."""
+    total, began, saved = config.num_train_steps, time.perf_counter(), tuner.steps_done
+    _truncate_log(folder / LOG, tuner.steps_done)
+    try:
+        with open(folder / LOG, "a", encoding="utf-8") as log:
+            while tuner.steps_done < total:
+                metrics = tuner.step()
+                log.write(json.dumps({"step": tuner.steps_done, **metrics}) + "\n")
+                if tuner.steps_done % config.checkpointing_steps == 0 and tuner.steps_done < total:
+                    log.flush()
+                    tuner.save(folder / RESUME)
+                    saved = tuner.steps_done
+                    save_delta(tuner.model, folder / SNAPSHOTS / f"step-{saved:06d}.safetensors")
+                report(callback, StepProgress("tune", tuner.steps_done, total, metrics=metrics))
+    except BaseException as error:
+        # A non-finite loss would come again: continue from the last good snapshot, not from here.
+        if not isinstance(error, (NonFiniteLossError, OSError)) and tuner.steps_done > saved:
+            tuner.save(folder / RESUME)
+        raise
+    return time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def _partial(out: Path, record: dict[str, Any], *, resume: bool) -> Iterator[Path]:
+    """The hidden folder of an unfinished run; removed after a failure that leaves nothing to resume from."""
+    folder = partial_folder(out)
+    if folder.exists() and not resume:
+        shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_same_run(folder, record)
+        yield folder
+    except OSError as error:
+        raise OutputError(f"cannot write the run {out}: {error.strerror or error}") from error
+    finally:
+        if folder.exists() and not (folder / RESUME).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_same_run(folder: Path, record: dict[str, Any]) -> None:
+    started = folder / STARTED
+    if started.is_file():
+        try:
+            before = json.loads(started.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{started} is damaged: {error}; tune without --resume") from error
+        old, new = _identity(before), _identity(record)
+        if changed := sorted(key for key in new if new[key] != old.get(key)):
+            what = ", ".join(f"{key} (was {old.get(key)!r}, is {new[key]!r})" for key in changed)
+            raise ConfigError(
+                f"the unfinished run cannot be resumed with other settings: {what}; tune without --resume"
+            )
+    started.write_text(json.dumps(record), encoding="utf-8")
+
+
+def _identity(record: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in record["config"].items() if key not in MAY_CHANGE}
+    return kept | {"base hash": record["base"]["sha256"], "clip hash": record["clip"]["sha256"]}
+
+
+def _finished(config: TuneConfig, run: Run) -> Run:
+    if run.config.num_train_steps != config.num_train_steps:
+        raise InputError(
+            f"the run {run.folder} is finished with {run.config.num_train_steps} steps and cannot be resumed to "
+            f"{config.num_train_steps}; tune anew with --overwrite"
+        )
+    return run
+
+
+def _record(config: TuneConfig, base: BaseModel, clip: Video, schedule: DDIMSchedule) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "prompt": config.prompt,
+        "config": config.to_dict(),
+        "base": {"name": base.folder.resolve().name, "sha256": base.sha256},
+        "clip": {
+            "name": Path(config.video).name,
+            "sha256": clip.content_hash,
+            "num_frames": clip.num_frames,
+            "height": clip.height,
+            "width": clip.width,
+            "fps": clip.fps,
+        },
+        "schedule": schedule.to_config(),
+        "versions": versions(),
+    }
+
+
+def _truncate_log(path: Path, steps: int) -> None:
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(lines[:steps]), encoding="utf-8")
+
+
+def _amp_dtype(config: TuneConfig, device: torch.device) -> torch.dtype | None:
+    precision = config.mixed_precision
+    if precision is None:
+        if device.type != "cuda":
+            return None
+        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError("fp16 tuning needs a GPU; on a CPU choose --mixed-precision no or bf16")
+    return {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
