@@ -69,8 +69,8 @@ class Engine(ABC):
         for name, array in results.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise NonFiniteOutputError(
-                    f"the {self.name} engine ({self.backend}) returned NaN or infinity in {name!r}; check the input for "
-                    "extreme values, or export the bundle again from a run that converged"
+                    f"the {self.name} engine ({self.backend}) returned NaN or infinity in {name!r}; check the input "
+                    "for extreme values, or export the bundle again from a run that converged"
                 )
         return results
 

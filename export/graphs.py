@@ -3,6 +3,9 @@
 Dummy inputs, the dynamic axes of the trace, the manifest and the parity check all derive from these.
 """
 
+# diffusers and transformers annotate loosely:
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass

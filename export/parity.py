@@ -32,7 +32,8 @@ def check_parity(module: nn.Module, contract: GraphContract, path: Path, *, axis
     if not difference <= contract.tolerance:
         raise ParityError(
             f"the {contract.name} graph differs from the model in {spec.name!r}: {difference:.2e} of its largest "
-            f"magnitude, tolerance {contract.tolerance:.0e}; nothing was written. Report this with the base's configuration"
+            f"magnitude, tolerance {contract.tolerance:.0e}; nothing was written. Report this with the "
+            "base's configuration"
         )
     return difference
 

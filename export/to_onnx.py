@@ -16,6 +16,7 @@ from onnx_ir.passes import common as passes
 from torch import nn
 
 from tav_sdk.bundle import GRAPH_FILE, TUNED_FILE, WEIGHTS_FILE
+from tav_sdk.errors import EngineError
 from tav_sdk.export.graphs import OPSET, GraphContract
 
 
@@ -56,6 +57,8 @@ def export_graph(
             optimize=False,
             verbose=False,
         )
+        if program is None:  # only without dynamo
+            raise EngineError(f"torch.onnx.export returned nothing for the {contract.name} graph")
         model = program.model
         initializers = model.graph.initializers
         weights = set(module.state_dict()) & set(initializers)

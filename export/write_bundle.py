@@ -59,7 +59,7 @@ def export_bundle(
         BaseModelError: the base is missing, or not the one that the run was tuned on.
         ParityError: a graph does not compute what its model does.
         OutputError: ``out`` is not empty, or cannot be written.
-        Cancelled: the callback returned ``False``.
+        CancelledError: the callback returned ``False``.
     """
     check_new(out, overwrite=overwrite)
     run = run if isinstance(run, Run) else load_run(run)

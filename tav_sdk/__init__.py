@@ -18,7 +18,7 @@ from tav_sdk.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from tav_sdk.engines.select import available_engines as available_engines
-    from tav_sdk.errors import Cancelled as Cancelled
+    from tav_sdk.errors import CancelledError as CancelledError
     from tav_sdk.errors import TavError as TavError
     from tav_sdk.pipeline import Inversion as Inversion
     from tav_sdk.pipeline import Pipeline as Pipeline
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tav_sdk.video import read_video as read_video
 
 _HOMES = {
-    "Cancelled": "errors",
+    "CancelledError": "errors",
     "DDIMSchedule": "schedule",
     "Inversion": "pipeline",
     "Pipeline": "pipeline",
@@ -42,7 +42,19 @@ _HOMES = {
     "probe": "video",
     "read_video": "video",
 }
-__all__ = sorted([*_HOMES, "__version__"])
+__all__ = [
+    "CancelledError",
+    "DDIMSchedule",
+    "Inversion",
+    "Pipeline",
+    "StepProgress",
+    "TavError",
+    "Video",
+    "available_engines",
+    "load",
+    "probe",
+    "read_video",
+]
 
 
 def __getattr__(name: str) -> Any:

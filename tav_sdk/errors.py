@@ -100,5 +100,5 @@ class MissingExtraError(TavError, ImportError):
         self.extra = extra
 
 
-class Cancelled(TavError):
-    """A callback asked to stop; nothing was written."""
+class CancelledError(TavError):
+    """A callback asked to stop."""

@@ -34,7 +34,7 @@ def ddim_invert(
 
     Raises:
         InputError: ``num_inference_steps`` is out of range.
-        Cancelled: the callback returned ``False``.
+        CancelledError: the callback returned ``False``.
     """
     latents = np.asarray(latents, dtype=np.float32)
     timesteps = schedule.inversion_timesteps(num_inference_steps)

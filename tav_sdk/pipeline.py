@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import overload
 
 import numpy as np
 
 from tav_sdk.bundle import TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER, VAE_ENCODER, Bundle, Manifest
 from tav_sdk.engines.base import Engine
 from tav_sdk.engines.select import open_engine, resolve_engine
-from tav_sdk.errors import InputError, PromptError
+from tav_sdk.errors import InputError
 from tav_sdk.frames import to_frames, to_pixels
 from tav_sdk.inversion import ddim_invert
 from tav_sdk.progress import Callback, StepProgress, report
@@ -102,7 +100,7 @@ class Pipeline:
         Raises:
             InputError: the clip's size or frame count differs from the bundle's, or a number is out of range.
             EngineError: an engine failed.
-            Cancelled: the callback returned ``False``.
+            CancelledError: the callback returned ``False``.
         """
         self.schedule.timesteps(num_inversion_steps)
         source = self.encode(clip, seed=seed, callback=callback)
@@ -116,7 +114,6 @@ class Pipeline:
             num_inversion_steps=num_inversion_steps,
         )
 
-    @overload
     def edit(
         self,
         prompt: str,
@@ -126,32 +123,11 @@ class Pipeline:
         num_inference_steps: int = 50,
         guidance_scale: float = 12.5,
         callback: Callback | None = None,
-    ) -> Video: ...
-    @overload
-    def edit(
-        self,
-        prompt: Sequence[str],
-        inversion: Inversion,
-        *,
-        negative_prompt: str = "",
-        num_inference_steps: int = 50,
-        guidance_scale: float = 12.5,
-        callback: Callback | None = None,
-    ) -> list[Video]: ...
-    def edit(
-        self,
-        prompt: str | Sequence[str],
-        inversion: Inversion,
-        *,
-        negative_prompt: str = "",
-        num_inference_steps: int = 50,
-        guidance_scale: float = 12.5,
-        callback: Callback | None = None,
-    ) -> Video | list[Video]:
+    ) -> Video:
         """Sample a new video for ``prompt`` from an inverted clip, with classifier-free guidance.
 
         Args:
-            prompt: what the video is to show, at most 77 tokens; or several, for a list of videos.
+            prompt: what the video is to show, at most 77 tokens; one that is too long is cut with a warning.
             inversion: from :meth:`invert`.
             negative_prompt: what it is not to show.
             num_inference_steps: DDIM steps, in [1, T].
@@ -159,21 +135,20 @@ class Pipeline:
             callback: called after each step of ``sampling`` and ``decode``; ``False`` cancels.
 
         Raises:
-            PromptError: there is no prompt.
+            PromptError: the prompt is no string.
             InputError: the inversion is of another bundle's shape, or a number is out of range.
             EngineError: an engine failed.
-            Cancelled: the callback returned ``False``.
+            CancelledError: the callback returned ``False``.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts:
-            raise PromptError("the list of prompts is empty; give at least one prompt")
-        videos = [
-            self._sample(
-                one, negative_prompt, inversion.latents, inversion.fps, num_inference_steps, guidance_scale, callback
-            )
-            for one in prompts
-        ]
-        return videos[0] if isinstance(prompt, str) else videos
+        return self._sample(
+            prompt,
+            negative_prompt,
+            inversion.latents,
+            inversion.fps,
+            num_inference_steps,
+            guidance_scale,
+            callback,
+        )
 
     def generate(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tav_sdk.errors import Cancelled
+from tav_sdk.errors import CancelledError
 
 UNet = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """``unet(sample (b, c, f, h, w), timestep (), encoder_hidden_states (b, s, d)) -> noise_pred (b, c, f, h, w)``."""
@@ -43,7 +43,7 @@ def report(callback: Callback | None, progress: StepProgress) -> None:
     """Tell ``callback`` of a step.
 
     Raises:
-        Cancelled: the callback returned ``False``.
+        CancelledError: the callback returned ``False``.
     """
     if callback is not None and callback(progress) is False:
-        raise Cancelled(f"{progress.stage} was cancelled after step {progress.step} of {progress.total}")
+        raise CancelledError(f"{progress.stage} was cancelled after step {progress.step} of {progress.total}")

@@ -41,14 +41,14 @@ def ddim_sample(
 
     Raises:
         InputError: ``num_inference_steps`` is out of range, or negative text states are missing.
-        Cancelled: the callback returned ``False``.
+        CancelledError: the callback returned ``False``.
     """
     latents = np.asarray(latents, dtype=np.float32)
     guided = guidance_scale > 1.0
-    if guided and negative_encoder_hidden_states is None:
-        raise InputError("guidance_scale above 1 needs negative_encoder_hidden_states: those of the empty prompt")
     states = encoder_hidden_states
     if guided:
+        if negative_encoder_hidden_states is None:
+            raise InputError("guidance_scale above 1 needs negative_encoder_hidden_states: those of the empty prompt")
         states = np.concatenate([negative_encoder_hidden_states, encoder_hidden_states])  # (2 b, s, d)
     timesteps = schedule.timesteps(num_inference_steps)
     for index, timestep in enumerate(timesteps):

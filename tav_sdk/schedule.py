@@ -123,7 +123,7 @@ class DDIMSchedule:
         return np.minimum(timesteps, total - 1).astype(np.int64)
 
     def inversion_timesteps(self, num_inference_steps: int) -> np.ndarray:
-        """The timesteps that inversion visits, ``(num_inference_steps,) int64``, rising: those of sampling, reversed."""
+        """The timesteps that inversion visits, ``(num_inference_steps,) int64``, rising."""
         return self.timesteps(num_inference_steps)[::-1].copy()
 
     def previous_timestep(self, timestep: int, num_inference_steps: int) -> int:

@@ -352,7 +352,7 @@ def _sampled_rate(path: Path, stream: VideoStream, times: list[int | None], stri
     tick = stream.time_base
     if tick is None or len(known) < len(times) or known[-1] <= known[0]:
         return nominal
-    if all(abs((time - known[0]) * tick - k / nominal) <= tick for k, time in enumerate(known)):
+    if all(abs((time - known[0]) * tick - k / nominal) < tick for k, time in enumerate(known)):
         return nominal
     return (len(known) - 1) / ((known[-1] - known[0]) * tick)
 

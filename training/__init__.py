@@ -39,7 +39,20 @@ _HOMES = {
     "trainable_parameters": "inflation",
     "tune": "tuning",
 }
-__all__ = sorted(_HOMES)
+__all__ = [
+    "BaseModel",
+    "InflationOptions",
+    "Run",
+    "TuneConfig",
+    "VideoUNet",
+    "deflate",
+    "inflate",
+    "load_original_state",
+    "load_run",
+    "make_tiny_base",
+    "trainable_parameters",
+    "tune",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,9 @@
 All three are processors for diffusers' ``Attention``, so its projections keep their names and their weights.
 """
 
+# diffusers and transformers annotate loosely:
+# pyright: reportOptionalSubscript=false, reportOptionalCall=false, reportArgumentType=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -136,7 +139,7 @@ def make_temporal_attention(attn1: Attention, *, causal: bool) -> Attention:
         heads=attn1.heads,
         dim_head=attn1.to_q.out_features // attn1.heads,
         bias=attn1.to_q.bias is not None,
-        processor=TemporalAttnProcessor(causal=causal),  # type: ignore[arg-type]
+        processor=TemporalAttnProcessor(causal=causal),
     )
     nn.init.zeros_(attn_temp.to_out[0].weight)
     nn.init.zeros_(attn_temp.to_out[0].bias)

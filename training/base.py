@@ -168,7 +168,7 @@ class BaseModel:
             )
         if not self.allow_pickle:
             raise PickledWeightsError(
-                f"the {part} of the base model {self.folder} has only pickled weights ({', '.join(pickled)}); reading a "
-                "pickle can run code. Convert it to .safetensors, or, if you trust it, allow it with --allow-pickle "
+                f"the {part} of the base model {self.folder} has only pickled weights ({', '.join(pickled)}); reading "
+                "a pickle can run code. Convert it to .safetensors, or, if you trust it, allow it with --allow-pickle "
                 "(allow_pickle=True), which reads tensors only (weights_only)"
             )

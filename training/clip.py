@@ -1,5 +1,8 @@
 """The clip and its caption as the U-Net sees them, computed once before tuning."""
 
+# diffusers and transformers annotate loosely:
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,5 +1,9 @@
 """Inflation of an image U-Net to video by injection, and its inverse (paper, section 4.1)."""
 
+# diffusers and transformers annotate loosely:
+# pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -65,8 +69,8 @@ def inflate(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for _, block in transformer_blocks(unet):
-            block.attn1.set_processor(FrameAttnProcessor(frames, options.attention))  # type: ignore[arg-type]
-            block.attn2.set_processor(ClipCrossAttnProcessor(frames))  # type: ignore[arg-type]
+            block.attn1.set_processor(FrameAttnProcessor(frames, options.attention))
+            block.attn2.set_processor(ClipCrossAttnProcessor(frames))
             if options.temporal:
                 _add_temporal(block, frames, causal=options.temporal_mask == "causal")
     if options.group_norm == "video":
@@ -163,7 +167,9 @@ class TemporalHook:
 def _video_norms(unet: UNet2DConditionModel) -> list[tuple[nn.Module, str, nn.GroupNorm]]:
     """The norms that are 5-dimensional in the released code: the resnets' and the last; not the transformers'."""
     resnets = [module for module in unet.modules() if isinstance(module, ResnetBlock2D)]
-    norms = [(resnet, name, getattr(resnet, name)) for resnet in resnets for name in ("norm1", "norm2")]
+    norms: list[tuple[nn.Module, str, nn.GroupNorm]] = [
+        (resnet, name, getattr(resnet, name)) for resnet in resnets for name in ("norm1", "norm2")
+    ]
     if unet.conv_norm_out is not None:
         norms.append((unet, "conv_norm_out", unet.conv_norm_out))
     return norms
@@ -179,7 +185,8 @@ def _check_can_inflate(unet: UNet2DConditionModel) -> None:
     if config.addition_embed_type is not None or config.encoder_hid_dim is not None:
         raise BaseModelError(
             f"this U-Net takes additional conditions (addition_embed_type={config.addition_embed_type!r}, "
-            f"encoder_hid_dim={config.encoder_hid_dim!r}), as SDXL and DeepFloyd do; Stable Diffusion 1.x and 2.x are supported"
+            f"encoder_hid_dim={config.encoder_hid_dim!r}), as SDXL and DeepFloyd do; Stable Diffusion 1.x "
+            "and 2.x are supported"
         )
     blocks = list(transformer_blocks(unet))
     if not blocks:

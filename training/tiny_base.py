@@ -1,5 +1,8 @@
 """A tiny random base model in Stable Diffusion's layout, for tests and for trying the tools. It draws noise."""
 
+# diffusers and transformers annotate loosely:
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 import json

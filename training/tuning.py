@@ -73,7 +73,7 @@ def tune(
         ConfigError: an unfinished run of another configuration is there.
         NonFiniteLossError: the loss became NaN or infinite.
         OutputError: ``config.out`` is not empty, or cannot be written.
-        Cancelled: the callback returned ``False``.
+        CancelledError: the callback returned ``False``.
     """
     out = Path(config.out)
     if resume and (out / DELTA).is_file():

@@ -38,6 +38,10 @@ def _main(
     pass
 
 
-for command in (tune, export, edit, generate, info, demo):
-    app.command(no_args_is_help=command is not demo)(guarded(command))
+app.command(no_args_is_help=True)(guarded(tune))
+app.command(no_args_is_help=True)(guarded(export))
+app.command(no_args_is_help=True)(guarded(edit))
+app.command(no_args_is_help=True)(guarded(generate))
+app.command(no_args_is_help=True)(guarded(info))
+app.command()(guarded(demo))
 app.command("make-tiny-base", no_args_is_help=True)(guarded(make_tiny_base))

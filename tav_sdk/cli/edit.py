@@ -61,7 +61,7 @@ def edit(
 
       tav edit bundles/skiing --video clip.mp4 --prompt "Spider Man is skiing on the beach, cartoon style" --out out
 
-      tav edit bundles/skiing --video clip.mp4 --prompt "a panda is skiing" --prompt "a man is skiing, pixel art" --out out
+      tav edit bundles/skiing --video clip.mp4 --prompt "a panda is skiing" --prompt "skiing, pixel art" --out out
     """
     prompts = _prompts(prompt)
     suffix = _suffix(file_format)
@@ -84,14 +84,17 @@ def edit(
             inversion = pipeline.invert(
                 clip, prompt=inversion_prompt, num_inversion_steps=num_inversion_steps, seed=seed, callback=show
             )
-            videos = pipeline.edit(
-                prompts,
-                inversion,
-                negative_prompt=negative_prompt,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                callback=show,
-            )
+            videos = [
+                pipeline.edit(
+                    one,
+                    inversion,
+                    negative_prompt=negative_prompt,
+                    num_inference_steps=num_inference_steps,
+                    guidance_scale=guidance_scale,
+                    callback=show,
+                )
+                for one in prompts
+            ]
         settings = {
             "video": video.name,
             "negative_prompt": negative_prompt,

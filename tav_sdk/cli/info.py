@@ -74,7 +74,8 @@ def _run(path: Path) -> dict[str, Any]:
     return {
         "kind": "run",
         "prompt": config.prompt,
-        "clip": f"{config.num_frames} frames of {config.height}x{config.width}, start {config.start}, stride {config.stride}",
+        "clip": f"{config.num_frames} frames of {config.height}x{config.width}",
+        "frames": f"start {config.start}, stride {config.stride}",
         "tuning": f"{config.num_train_steps} steps, learning rate {config.learning_rate:g}, seed {config.seed}",
         "inflation": ", ".join(f"{key} {value}" for key, value in config.inflation.to_dict().items()),
         "base": f"{run.record['base']['name']} ({run.record['base']['sha256'][:12]})",
@@ -89,7 +90,8 @@ def _base(path: Path) -> dict[str, Any]:
     schedule, unet = base.schedule, base.configs["unet"]
     return {
         "kind": "base model",
-        "sizes": f"multiples of {base.size_multiple} pixels; trained at {unet.get('sample_size', 0) * base.vae_scale_factor}",
+        "sizes": f"multiples of {base.size_multiple} pixels",
+        "trained at": f"{unet.get('sample_size', 0) * base.vae_scale_factor} pixels",
         "U-Net": f"levels {unet['block_out_channels']}, text width {unet['cross_attention_dim']}",
         "VAE": f"factor {base.vae_scale_factor}, scaling {base.scaling_factor:g}",
         "schedule": f"{schedule.beta_schedule}, {schedule.prediction_type}, {schedule.timestep_spacing}",
