@@ -174,11 +174,11 @@ class DDIMSchedule:
         # float32 in this order, as the models were trained with.
         alphas = np.float32(1) - self._betas()  # (T,)
         if self.rescale_betas_zero_snr:  # Lin et al. (2024), algorithm 1
-            roots = np.sqrt(np.cumprod(alphas))
+            roots = np.sqrt(_cumprod(alphas))
             roots = (roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))
             bars = roots**2
             alphas = np.float32(1) - (np.float32(1) - np.concatenate([bars[:1], bars[1:] / bars[:-1]]))
-        return np.cumprod(alphas)
+        return _cumprod(alphas)
 
     def _betas(self) -> np.ndarray:
         total = self.num_train_timesteps
@@ -187,8 +187,22 @@ class DDIMSchedule:
                 raise ConfigError(f"trained_betas must have {total} values, got {len(self.trained_betas)}")
             return np.asarray(self.trained_betas, dtype=np.float32)
         if self.beta_schedule == "linear":
-            return np.linspace(self.beta_start, self.beta_end, total).astype(np.float32)
+            return _linspace(self.beta_start, self.beta_end, total)
         if self.beta_schedule == "scaled_linear":
-            return (np.linspace(self.beta_start**0.5, self.beta_end**0.5, total).astype(np.float32)) ** 2
+            return _linspace(self.beta_start**0.5, self.beta_end**0.5, total) ** 2
         levels = np.cos((np.arange(total + 1) / total + 0.008) / 1.008 * np.pi / 2) ** 2
         return np.minimum(1 - levels[1:] / levels[:-1], 0.999).astype(np.float32)
+
+
+def _linspace(start: float, end: float, count: int) -> np.ndarray:
+    """``torch.linspace`` in float32, to the bit: from both ends to the middle, each value rounded once."""
+    first, last = np.float32(start), np.float32(end)
+    step = float((last - first) / np.float32(max(count - 1, 1)))
+    index = np.arange(count)
+    rising, falling = np.float64(first) + step * index, np.float64(last) - step * (count - 1 - index)
+    return np.where(index < count // 2, rising, falling).astype(np.float32)
+
+
+def _cumprod(values: np.ndarray) -> np.ndarray:
+    """``torch.cumprod`` of float32, to the bit: accumulated in float64."""
+    return np.cumprod(values, dtype=np.float64).astype(np.float32)

@@ -148,6 +148,11 @@ def test_constant_rate_survives_a_container_that_rounds_times(tmp_path: Path) ->
     assert clip.fps == 15000 / 1001
 
 
+def test_rate_of_a_gif_whose_delays_are_rounded(tmp_path: Path) -> None:
+    path = Video(frames=_marked(7), fps=30).save(tmp_path / "a.gif")  # delays of 3, 4, 3, 3, 4, 3 and 3 / 100 s
+    assert read_video(path).fps == pytest.approx(30)
+
+
 def test_variable_rate_becomes_the_average_over_the_frames_kept(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.mp4", _marked(6), times=[0, 100, 200, 1000, 1100, 1200])
     assert read_video(path).fps == pytest.approx(5 / 1.2)
