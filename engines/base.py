@@ -114,11 +114,11 @@ def check_feeds(graph: str, specs: Sequence[TensorSpec], feeds: Mapping[str, np.
         array = feeds[spec.name]
         if not isinstance(array, np.ndarray):
             raise InputError(f"{graph} input {spec.name!r} must be a numpy array, got {type(array).__name__}")
+        known = f" with {', '.join(f'{axis} = {size}' for axis, size in axes.items())}" if axes else ""
         fits = array.ndim == len(spec.shape)
         for length, expected in zip(array.shape, spec.shape, strict=False):
             fits &= length == (axes.setdefault(expected, length) if isinstance(expected, str) else expected)
         if not fits or array.dtype.name != spec.dtype:
-            known = f" with {', '.join(f'{axis} = {size}' for axis, size in axes.items())}" if axes else ""
             raise InputError(
                 f"{graph} input {spec.name!r}: expected {spec}{known}, got {array.dtype.name}{list(array.shape)}"
             )

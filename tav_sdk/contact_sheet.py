@@ -10,11 +10,12 @@ import numpy as np
 
 from tav_sdk.errors import InputError
 from tav_sdk.frames import check_frames
-from tav_sdk.video import Video
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.ImageFont import FreeTypeFont, ImageFont
+
+    from tav_sdk.video import Video
 
 __all__ = ["contact_sheet", "frame_sheet"]
 
@@ -81,7 +82,7 @@ def _check_columns(num_columns: Any) -> None:
 
 
 def _frames_of(clip: Any) -> NDArray[np.uint8]:
-    return clip.frames if isinstance(clip, Video) else check_frames(clip)
+    return check_frames(getattr(clip, "frames", clip))
 
 
 def _evenly(num_frames: int, most: int) -> list[int]:

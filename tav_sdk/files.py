@@ -7,10 +7,11 @@ import hashlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from tav_sdk.errors import OutputError
+from tav_sdk.errors import OutputError, TavError
 
 
 def sha256_of(path: str | Path) -> str:
@@ -69,28 +70,44 @@ def new_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_file(out: str | Path) -> Iterator[Path]:
-    """A file that appears under its name only when the ``with`` block ends well; keeps the suffix while written.
+    """A file that appears under its name only when the ``with`` block ends well; an existing one is replaced then.
+
+    The block writes a temporary file beside ``out``, with its suffix, which is renamed at the end and removed after
+    any failure, an interrupt included. The parent folder is made if need be.
 
     Raises:
-        OutputError: the folder cannot be made or written.
+        OutputError: ``out`` is a folder, or cannot be written (permission, disk full). An error of the block's own
+            passes, and so does an OSError that names another file.
     """
     out = Path(out)
+    temporary = out.parent / f".{uuid.uuid4().hex}{out.suffix}"
     try:
+        if out.is_dir():
+            raise OutputError(f"{out} is a folder; expected the name of a file to write. Add a file name.")
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
-        raise OutputError(f"cannot write into {out.parent}: {error.strerror or error}") from error
+        raise _unwritable(out, error) from error
     try:
-        yield temporary / out.name
-        os.replace(temporary / out.name, out)
+        yield temporary
+        os.replace(temporary, out)
+    except OSError as error:
+        if isinstance(error, TavError) or _inside(error.filename, temporary) is False:
+            raise
+        raise _unwritable(out, error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(out: str | Path, text: str) -> None:
     """Write a text file whole or not at all, in UTF-8."""
     with new_file(out) as path:
         path.write_text(text, encoding="utf-8")
+
+
+def _unwritable(out: Path, error: OSError) -> OutputError:
+    reason = error.strerror or str(error)
+    return OutputError(f"{out} cannot be written: {reason}. Check the folder, its permissions and free space.")
 
 
 def _inside(filename: object, folder: Path) -> bool | None:

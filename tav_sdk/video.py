@@ -1,48 +1,28 @@
-"""Video files in and out: ``read_video``, ``probe``, and ``Video`` with its ``save``.
-
-Decoding and the mp4 go through PyAV (FFmpeg), GIF, WebP and PNG through Pillow. Both are imported at use.
-"""
+"""Video files in and out: ``read_video``, ``probe``, and ``Video`` with its ``save``."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tav_sdk.errors import (
-    InputError,
-    NotAVideoError,
-    NotEnoughFramesError,
-    OutputError,
-    TruncatedVideoError,
-    VideoError,
-    VideoNotFoundError,
-)
-from tav_sdk.frames import apply_display_matrix, check_frames, cover_crop
+from tav_sdk.errors import InputError, NotAVideoError
+from tav_sdk.files import new_file
+from tav_sdk.frames import check_frames
+from tav_sdk.video_reader import decode, nominal_rate, open_video, read_frames, shown
+from tav_sdk.video_writer import WRITERS
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
     from numpy.typing import NDArray
-    from PIL import Image
 
 __all__ = ["Video", "VideoInfo", "probe", "read_video"]
 
-# Containers that are opened. The list keeps FFmpeg from "playing" text files and playlists, which name other files.
-_READ_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,ogg,gif,apng,mp3,wav,flac,aac"
 _MIN_FPS, _MAX_FPS = 0.01, 1000.0
-_HD_HEIGHT = 720  # from here on players take BT.709 for granted, below it BT.601
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,13 +89,13 @@ class Video:
             OutputError: the file cannot be written (permission, disk full, a folder of that name).
         """
         path = Path(path)
-        write = _WRITERS.get(path.suffix.lower())
+        write = WRITERS.get(path.suffix.lower())
         if write is None:
             got = f"'{path.suffix}'" if path.suffix else "a name without one"
-            raise InputError(f"{path}: expected a name that ends in {', '.join(_WRITERS)}, got {got}.")
+            raise InputError(f"{path}: expected a name that ends in {', '.join(WRITERS)}, got {got}.")
         rate = self.fps if fps is None else _check_fps(fps)
-        with _replacing(path) as temporary:
-            write(self, rate, temporary)
+        with new_file(path) as temporary:
+            write(self.frames, rate, temporary)
         return path
 
 
@@ -149,11 +129,11 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         VideoNotFoundError, NotAVideoError, TruncatedVideoError: as :func:`read_video`.
     """
     path = Path(path)
-    with _opened(path) as (container, stream):
-        frame = next(_decoded(path, container, stream), None)
+    with open_video(path) as (container, stream):
+        frame = next(decode(path, container, stream), None)
         if frame is None:
             raise NotAVideoError(f"{path} is not a video: its video stream has no frames.")
-        height, width, _ = _shown(frame, stream)
+        height, width, _ = shown(frame, stream)
         if stream.duration is not None and stream.time_base is not None:
             duration = float(stream.duration * stream.time_base)
         else:
@@ -161,7 +141,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         return VideoInfo(
             width=width,
             height=height,
-            fps=float(_nominal_rate(path, stream)),
+            fps=float(nominal_rate(path, stream)),
             num_frames=stream.frames or None,
             duration=duration,
             codec=stream.codec_context.name,
@@ -207,259 +187,8 @@ def read_video(
     if size is not None:
         size = _check_pair(size)
 
-    kept: list[NDArray[np.uint8]] = []
-    times: list[int | None] = []
-    seen = 0
-    with _opened(path) as (container, stream):
-        for frame in _decoded(path, container, stream):
-            if seen >= start and (seen - start) % stride == 0:
-                if size is None:
-                    size = _shown(frame, stream)[:2]
-                kept.append(_to_rgb(frame, stream, size))
-                times.append(frame.pts)
-            seen += 1
-            if len(kept) == num_frames:
-                break
-        if not kept or (num_frames is not None and len(kept) < num_frames):
-            raise NotEnoughFramesError(_too_few(path, seen, num_frames, start, stride))
-        fps = _sampled_rate(path, stream, times, stride)
-    return Video(frames=np.stack(kept), fps=float(fps))  # (f, h, w, 3)
-
-
-# --- reading ------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    if not os.path.exists(path):  # False, not an error, for names that the system cannot have
-        raise VideoNotFoundError(f"{path}: there is no such file. Check the path to the video.")
-    if not path.is_file():
-        raise NotAVideoError(f"{path} is a folder or a device, not a video file. Give the path of one file.")
-    import av
-    from av.error import FFmpegError
-    from av.stream import Disposition
-
-    try:
-        container = av.open(str(path.absolute()), options={"format_whitelist": _READ_FORMATS})
-    except PermissionError as error:
-        raise VideoError(f"{path} cannot be read: permission denied. Allow reading it.") from error
-    except FFmpegError as error:
-        raise _unopenable(path) from error
-    with container:
-        for stream in container.streams.video:
-            if not stream.disposition & Disposition.attached_pic:  # cover art of an audio file
-                stream.thread_type = "AUTO"
-                yield container, stream
-                return
-        kinds = ", ".join(f"{stream.type} ({stream.codec_context.name})" for stream in container.streams) or "none"
-        raise NotAVideoError(f"{path} has no video stream; its streams: {kinds}. Give a file with pictures in it.")
-
-
-def _unopenable(path: Path) -> VideoError:
-    with path.open("rb") as file:
-        head = file.read(12)
-    if not head:
-        return NotAVideoError(f"{path} is not a video: it is empty (0 bytes). Copy or download it again.")
-    if head[4:8] == b"ftyp":
-        return TruncatedVideoError(
-            f"{path} is truncated: it begins as an mp4, but its index (moov) is missing or incomplete. "
-            "Copy, download or record it again."
-        )
-    return NotAVideoError(f"{path} is not a video that can be read (mp4, mov, mkv, webm, avi, gif and the like).")
-
-
-def _decoded(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """All frames in presentation order. After the last one: TruncatedVideoError if there should have been more."""
-    from av.error import FFmpegError
-
-    seen = 0
-    last: float | None = None
-    cause: Exception | None = None
-    try:
-        for packet in container.demux(stream):
-            if packet.is_corrupt:
-                frames, broken = stream.decode(None), True
-            else:
-                frames, broken = packet.decode(), False
-            for frame in frames:
-                seen, last = seen + 1, frame.time
-                yield frame
-            if broken:
-                break
-        else:
-            if not _ends_early(path, container, stream, last):
-                return
-    except FFmpegError as error:
-        cause = error
-    of_total = f" of {stream.frames}" if stream.frames else ""
-    raise TruncatedVideoError(
-        f"{path} is truncated or damaged: its data break off after {seen}{of_total} frames. "
-        + (f"Ask only for frames below {seen}, or copy" if seen else "Copy")
-        + " or download the file again."
-    ) from cause
-
-
-def _ends_early(path: Path, container: InputContainer, stream: VideoStream, last: float | None) -> bool:
-    size = path.stat().st_size
-    if any(entry.pos + entry.size > size for entry in stream.index_entries):
-        return True
-    if stream.frames or not container.duration or len(container.streams) > 1 or container.format.name == "mpegts":
-        return False
-    shown = 0.0 if last is None else last - (container.start_time or 0) / 1e6
-    return container.duration / 1e6 - shown > 1.0
-
-
-def _display_matrix(frame: VideoFrame) -> NDArray[np.int32]:
-    data = frame.side_data.get("DISPLAYMATRIX")
-    return np.array([1, 0, 0, 0, 1, 0, 0, 0, 1], np.int32) if data is None else np.frombuffer(data, dtype=np.int32)
-
-
-def _shown(frame: VideoFrame, stream: VideoStream) -> tuple[int, int, float]:
-    """Height and width as shown, and the width over height of one stored pixel after rotation."""
-    aspect = float(stream.sample_aspect_ratio or 1)
-    height, width = frame.height, frame.width
-    matrix = _display_matrix(frame)
-    if abs(matrix[1]) > abs(matrix[0]):
-        height, width, aspect = width, height, 1 / aspect
-    return height, max(1, round(width * aspect)), aspect
-
-
-def _to_rgb(frame: VideoFrame, stream: VideoStream, size: tuple[int, int]) -> NDArray[np.uint8]:
-    # The frame's own colour matrix and range hold; where it names none, BT.601 limited, as in FFmpeg and OpenCV.
-    rgb = np.asarray(frame.to_ndarray(format="rgb24", interpolation=_scaling()), dtype=np.uint8)  # (h, w, 3)
-    rgb = apply_display_matrix(rgb, _display_matrix(frame))
-    return cover_crop(rgb, size, _shown(frame, stream)[2])
-
-
-def _scaling() -> int:
-    """Chroma is interpolated and rounding is unbiased; FFmpeg's default repeats chroma and is one level too dark."""
-    from av.video.reformatter import Interpolation
-
-    exact = Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
-    return int(Interpolation.BICUBIC | exact)
-
-
-def _nominal_rate(path: Path, stream: VideoStream) -> Fraction:
-    rate = stream.average_rate or stream.guessed_rate
-    if not rate:
-        raise VideoError(f"{path} does not say its frame rate. Convert it to mp4 first.")
-    return rate
-
-
-def _sampled_rate(path: Path, stream: VideoStream, times: list[int | None], stride: int) -> Fraction:
-    nominal = _nominal_rate(path, stream) / stride
-    known = [time for time in times if time is not None]
-    tick = stream.time_base
-    if tick is None or len(known) < len(times) or known[-1] <= known[0]:
-        return nominal
-    if all(abs((time - known[0]) * tick - k / nominal) < tick for k, time in enumerate(known)):
-        return nominal
-    return (len(known) - 1) / ((known[-1] - known[0]) * tick)
-
-
-def _too_few(path: Path, seen: int, num_frames: int | None, start: int, stride: int) -> str:
-    available = len(range(start, seen, stride))
-    have = f"{path} has {seen} frame{'s' * (seen != 1)}"
-    if available == 0:
-        return f"{have}; start {start} lies behind the last. Use a start below {seen}."
-    if num_frames is None:
-        return have + "."
-    ways = [f"at most {available} frame{'s' * (available != 1)}"]
-    if (seen - 1 - start) // (num_frames - 1) >= 1:
-        ways.append(f"a stride of at most {(seen - 1 - start) // (num_frames - 1)}")
-    if seen - 1 - (num_frames - 1) * stride >= 0:
-        ways.append(f"a start of at most {seen - 1 - (num_frames - 1) * stride}")
-    needed = start + (num_frames - 1) * stride + 1
-    return f"{have}; {num_frames} frames from start {start} at stride {stride} need {needed}. Use {' or '.join(ways)}."
-
-
-# --- writing ------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``, renamed to it at the end; removed on any failure, Ctrl-C included."""
-    from av.error import FFmpegError
-
-    temporary = path.parent / f".{uuid.uuid4().hex}{path.suffix.lower()}"
-    try:
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder; expected the name of a file to write. Add a file name.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except (OSError, FFmpegError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise OutputError(
-            f"{path} cannot be written: {reason}. Check the folder, its permissions and free space."
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _write_mp4(video: Video, fps: float, path: Path) -> None:
-    import av
-    from av.video.reformatter import Colorspace
-
-    matrix = Colorspace.ITU709 if video.height >= _HD_HEIGHT else Colorspace.ITU601
-    # x264's output depends on the number of threads, so that it is fixed.
-    options = {"crf": "16", "preset": "medium", "threads": "4"}
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        rate = Fraction(fps).limit_denominator(10_000)
-        stream = container.add_stream("libx264", rate=rate, options=options)
-        stream.height, stream.width = video.height + video.height % 2, video.width + video.width % 2
-        stream.pix_fmt = "yuv420p"
-        context = stream.codec_context
-        context.colorspace, context.color_range = matrix, 1  # limited
-        context.color_primaries = context.color_trc = 1  # BT.709
-        for frame in video.frames:
-            even = np.pad(frame, ((0, video.height % 2), (0, video.width % 2), (0, 0)), mode="edge")
-            picture = av.VideoFrame.from_ndarray(even, format="rgb24")
-            picture = picture.reformat(format="yuv420p", dst_colorspace=matrix, interpolation=_scaling())
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-
-
-def _images(video: Video) -> list[Image.Image]:
-    from PIL import Image
-
-    return [Image.fromarray(np.ascontiguousarray(frame)) for frame in video.frames]
-
-
-def _delays(video: Video, fps: float, units_per_second: int, shortest: int) -> list[int]:
-    """Delay of each frame in whole units, rounded so that the errors do not add up."""
-    ends = [round(i * units_per_second / fps) for i in range(video.num_frames + 1)]
-    return [max(after - before, shortest) for before, after in pairwise(ends)]
-
-
-def _write_gif(video: Video, fps: float, path: Path) -> None:
-    from PIL import Image
-
-    images = _images(video)
-    some = images[:: -(-len(images) // 32)]  # at most 32 small pictures stand for the clip's colours
-    for_palette = Image.fromarray(np.concatenate([np.asarray(image.resize((96, 96))) for image in some]))
-    palette = for_palette.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=1)
-    first, *rest = [image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for image in images]
-    delays = [10 * delay for delay in _delays(video, fps, 100, shortest=2)]
-    first.save(path, "GIF", save_all=True, append_images=rest, duration=delays, loop=0)
-
-
-def _write_webp(video: Video, fps: float, path: Path) -> None:
-    first, *rest = _images(video)
-    delays = _delays(video, fps, 1000, shortest=1)
-    first.save(path, "WEBP", save_all=True, append_images=rest, duration=delays, loop=0, quality=90, method=4)
-
-
-def _write_png(video: Video, fps: float, path: Path) -> None:
-    from PIL import Image
-
-    from tav_sdk.contact_sheet import frame_sheet
-
-    Image.fromarray(frame_sheet(video)).save(path, "PNG")
-
-
-_WRITERS = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp, ".png": _write_png}
+    frames, fps = read_frames(path, num_frames=num_frames, start=start, stride=stride, size=size)
+    return Video(frames=frames, fps=fps)
 
 
 # --- arguments ----------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from tav_sdk.errors import (
     VideoNotFoundError,
 )
 from tav_sdk.video import Video, VideoInfo, probe, read_video
+from tav_sdk.video_writer import WRITERS
 
 CLIPS = Path(__file__).resolve().parents[3] / "shared" / "clips"
 
@@ -446,15 +447,15 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
 def test_ctrl_c_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
-    write = video_module._WRITERS[suffix]
+    write = WRITERS[suffix]
 
-    def interrupted(video: Video, fps: float, path: Path) -> None:
-        write(video, fps, path)
+    def interrupted(frames: np.ndarray, fps: float, path: Path) -> None:
+        write(frames, fps, path)
         assert path.parent == tmp_path
         assert path.exists()
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(video_module._WRITERS, suffix, interrupted)
+    monkeypatch.setitem(WRITERS, suffix, interrupted)
     with pytest.raises(KeyboardInterrupt):
         _smooth().save(tmp_path / f"a{suffix}")
     assert os.listdir(tmp_path) == []

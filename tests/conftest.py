@@ -1,0 +1,139 @@
+"""Tiny models and clips, made once for a whole test run, over all workers of pytest-xdist."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports torch: waiting threads sleep, and workers that run side by side take one thread each.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for _name in ("OMP_NUM_THREADS", "TAV_NUM_THREADS"):
+        os.environ.setdefault(_name, "1")
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+TINY = {"block_out_channels": (8, 16), "vae_channels": (4, 4, 8, 8), "cross_attention_dim": 16}
+"""Two U-Net levels, which export in half the time; heights and widths are multiples of 16."""
+SIZE, NUM_FRAMES, CLIP_FRAMES = 64, 4, 10
+CAPTION = "a red square is moving over the meadow"
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory, worker_id) -> Path:
+    """One folder for all workers; removed by pytest some runs later."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made_once(shared_folder) -> Callable[[str, Callable[[Path], object]], Path]:
+    """``made_once(name, make)``: the path that one worker's ``make(path)`` wrote, for all of them."""
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        path = shared_folder / name
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                make(path)
+        return path
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny_base(made_once) -> Path:
+    """A random base model in the diffusers layout; do not write into it."""
+
+    def make(path: Path) -> None:
+        from tav_sdk.training import make_tiny_base
+
+        make_tiny_base(path, **TINY)
+
+    return made_once("base", make)
+
+
+@pytest.fixture(scope="session")
+def clip_path(made_once) -> Path:
+    """An mp4 of 10 frames, 64x64, 8 a second."""
+
+    def make(path: Path) -> None:
+        from tav_sdk.demo_clip import render_clip
+
+        render_clip(num_frames=CLIP_FRAMES, height=SIZE, width=SIZE).save(path)
+
+    return made_once("clip.mp4", make)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(made_once, tiny_base, clip_path) -> Path:
+    """``tiny_base`` tuned for 2 steps on 4 frames of ``clip_path``; do not write into it."""
+
+    def make(path: Path) -> None:
+        from tav_sdk.training import TuneConfig, tune
+
+        tune(
+            TuneConfig(
+                base=str(tiny_base),
+                video=str(clip_path),
+                prompt=CAPTION,
+                out=str(path),
+                num_frames=NUM_FRAMES,
+                height=SIZE,
+                width=SIZE,
+                num_train_steps=2,
+            )
+        )
+
+    return made_once("run", make)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(made_once, tiny_run) -> Path:
+    """``tiny_run`` exported; do not write into it."""
+
+    def make(path: Path) -> None:
+        from tav_sdk.export import export_bundle
+
+        export_bundle(tiny_run, path)
+
+    return made_once("bundle", make)
+
+
+@pytest.fixture
+def base_copy(tiny_base, tmp_path) -> Path:
+    """A copy of ``tiny_base`` that a test may damage."""
+    return shutil.copytree(tiny_base, tmp_path / "base")
+
+
+@pytest.fixture
+def bundle_copy(tiny_bundle, tmp_path) -> Path:
+    """A copy of ``tiny_bundle`` that a test may damage."""
+    return shutil.copytree(tiny_bundle, tmp_path / "bundle")
+
+
+@pytest.fixture
+def edit_manifest(bundle_copy) -> Callable[[Callable[[dict], object]], None]:
+    """``edit_manifest(change)``: ``change`` gets the parsed manifest of ``bundle_copy``, which is then rewritten."""
+
+    def apply(change: Callable[[dict], object]) -> None:
+        path = bundle_copy / "manifest.json"
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        change(manifest)
+        path.write_text(json.dumps(manifest), encoding="utf-8")
+
+    return apply
+
+
+@pytest.fixture
+def work(tmp_path) -> Path:
+    """An empty folder to write into, so that a test can list everything that a command left behind."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from tav_sdk.engines import Engine, TensorSpec
+from tav_sdk.errors import EngineError, InputError, NonFiniteOutputError
+
+VIDEO = TensorSpec("sample", "float32", ("batch", 4, 8))
+STATES = TensorSpec("states", "float32", ("batch", 3))
+TIME = TensorSpec("timestep", "int64", ())
+
+
+class Doubling(Engine):
+    """Returns twice its first input; remembers what it was fed."""
+
+    backend = "doubling"
+    factor = np.float32(2)
+    closings = 0
+
+    def _run(self, feeds):
+        self.feeds = feeds
+        return {"out": self.factor * feeds["sample"]}
+
+    def _close(self):
+        self.closings += 1
+
+
+def feeds(batch=2):
+    return {
+        "sample": np.ones((batch, 4, 8), np.float32),
+        "states": np.ones((batch, 3), np.float32),
+        "timestep": np.asarray(5),
+    }
+
+
+@pytest.fixture
+def engine():
+    return Doubling("unet", [VIDEO, STATES, TIME], [TensorSpec("out", "float32", VIDEO.shape)])
+
+
+def test_a_run_gives_every_output(engine):
+    np.testing.assert_array_equal(engine.run(feeds())["out"], 2 * feeds()["sample"])
+
+
+def test_a_scalar_stays_a_scalar(engine):
+    engine.run(feeds())
+    assert engine.feeds["timestep"].shape == ()
+
+
+def test_a_missing_input_is_named(engine):
+    given = feeds()
+    del given["states"]
+    with pytest.raises(InputError, match=r"the unet graph needs the input 'states' \(float32\[batch, 3\]\)"):
+        engine.run(given)
+
+
+def test_an_unknown_input_is_named(engine):
+    with pytest.raises(InputError, match="the unet graph has no input 'extra'; its inputs are sample, states, timestep"):
+        engine.run({**feeds(), "extra": np.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("sample", np.ones((2, 4, 9), np.float32), r"'sample': expected float32\[batch, 4, 8\].*got float32\[2, 4, 9\]"),
+        ("sample", np.ones((4, 8), np.float32), r"'sample': expected float32\[batch, 4, 8\].*got float32\[4, 8\]"),
+        ("sample", np.ones((2, 4, 8)), r"'sample': expected float32\[batch, 4, 8\].*got float64\[2, 4, 8\]"),
+        ("states", np.ones((3, 3), np.float32), r"'states': .*with batch = 2, got float32\[3, 3\]"),
+        ("timestep", 5, "'timestep' must be a numpy array, got int"),
+    ],
+)
+def test_an_input_that_does_not_fit_says_expected_and_got(engine, name, array, message):
+    with pytest.raises(InputError, match=message):
+        engine.run({**feeds(), name: array})
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_nan_and_infinity_are_refused(engine, poison):
+    engine.factor = np.float32(poison)
+    with pytest.raises(NonFiniteOutputError, match=r"the unet engine \(doubling\) returned NaN or infinity in 'out'"):
+        engine.run(feeds())
+
+
+def test_a_closed_engine_does_not_run(engine):
+    with engine:
+        pass
+    engine.close()
+    assert engine.closings == 1
+    with pytest.raises(EngineError, match="the unet engine is closed; load the bundle again"):
+        engine.run(feeds())

@@ -1,0 +1,83 @@
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+
+from tav_sdk.bundle import GRAPHS, TUNED_FILE, Bundle
+from tav_sdk.errors import BaseModelError, CancelledError, OutputError, ParityError
+from tav_sdk.export import export_bundle
+from tav_sdk.training import load_run
+from tav_sdk.training.checkpoint import delta_names
+
+
+def test_a_bundle_has_four_graphs_each_compared_with_its_model(tiny_bundle):
+    manifest = Bundle(tiny_bundle).manifest
+    assert set(manifest.graphs) == set(GRAPHS)
+    assert all(0 <= graph.parity_max_abs < 1e-4 for graph in manifest.graphs.values())
+
+
+def test_the_unet_contract_is_diffusers_names(tiny_bundle):
+    manifest = Bundle(tiny_bundle).manifest
+    unet = manifest.graphs["unet"]
+    assert [tensor.name for tensor in unet.inputs] == ["sample", "timestep", "encoder_hidden_states"]
+    assert [tensor.name for tensor in unet.outputs] == ["out_sample"]
+    assert unet.inputs[0].shape == ("batch", *manifest.latents_shape[1:])
+
+
+def test_the_tuned_weights_alone_are_in_their_file(tiny_bundle, tiny_run):
+    model = onnx.load(tiny_bundle / "unet" / "model.onnx", load_external_data=False)
+    tuned = [
+        tensor.name
+        for tensor in model.graph.initializer
+        if any(entry.key == "location" and entry.value == TUNED_FILE for entry in tensor.external_data)
+    ]
+    assert sorted(tuned) == delta_names(load_run(tiny_run).delta_path)
+
+
+def test_attention_is_made_of_static_gathers(tiny_bundle):
+    model = onnx.load(tiny_bundle / "unet" / "model.onnx", load_external_data=False)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+    gathers = [node for node in model.graph.node if node.op_type == "Gather"]
+    assert gathers
+    assert all(node.input[1] in constants for node in gathers)
+
+
+def test_a_bundle_says_where_it_came_from(tiny_bundle, tiny_run):
+    provenance = Bundle(tiny_bundle).manifest.provenance
+    record = load_run(tiny_run).record
+    assert provenance["base"]["sha256"] == record["base"]["sha256"]
+    assert provenance["clip"]["sha256"] == record["clip"]["sha256"]
+    assert str(tiny_run.parent) not in json.dumps(provenance)
+
+
+def test_another_base_is_refused(tiny_run, tiny_base, tmp_path):
+    other = shutil.copytree(tiny_base, tmp_path / "other")
+    scheduler = other / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(scheduler.read_text().replace("0.012", "0.013"))
+    with pytest.raises(BaseModelError, match="is not the base that the run .* was tuned on: expected sha256"):
+        export_bundle(tiny_run, tmp_path / "bundle", base=other)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_graph_that_differs_stops_the_export_and_leaves_nothing(tiny_run, tmp_path, monkeypatch):
+    from tav_sdk.export import parity
+
+    monkeypatch.setattr(parity, "relative_difference", lambda result, reference: np.float64("nan"))
+    with pytest.raises(ParityError, match="the text_encoder graph differs from the model"):
+        export_bundle(tiny_run, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_callback_cancels_and_leaves_nothing(tiny_run, tmp_path):
+    with pytest.raises(CancelledError, match="export was cancelled after step 1 of 4"):
+        export_bundle(tiny_run, tmp_path / "bundle", callback=lambda progress: False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_empty_is_refused(tiny_run, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="is not empty"):
+        export_bundle(tiny_run, tmp_path)

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+
+import tav_sdk
+from tav_sdk.errors import CancelledError, EngineError, InputError
+from tav_sdk.sampling import ddim_sample
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_bundle):
+    with tav_sdk.load(tiny_bundle) as pipeline:
+        yield pipeline
+
+
+@pytest.fixture
+def clip(pipeline, clip_path):
+    manifest = pipeline.manifest
+    return tav_sdk.read_video(clip_path, num_frames=manifest.num_frames, size=(manifest.height, manifest.width))
+
+
+def test_an_edit_has_the_clips_shape_and_rate(pipeline, clip):
+    video = pipeline.edit("a blue circle", pipeline.invert(clip, num_inversion_steps=3), num_inference_steps=3)
+    assert video.frames.shape == clip.frames.shape
+    assert video.fps == clip.fps
+
+
+def test_the_same_seed_gives_the_same_video(pipeline):
+    one, two, other = (pipeline.generate("a man", seed=seed, num_inference_steps=2).frames for seed in (7, 7, 8))
+    np.testing.assert_array_equal(one, two)
+    assert (one != other).any()
+
+
+def test_the_prompt_matters(pipeline, clip):
+    inversion = pipeline.invert(clip, num_inversion_steps=2)
+    one, two = (pipeline.edit(prompt, inversion, num_inference_steps=2).frames for prompt in ("a man", "a red car"))
+    assert (one != two).any()
+
+
+def test_the_negative_prompt_matters(pipeline):
+    plain = pipeline.generate("a man", num_inference_steps=2).frames
+    assert (plain != pipeline.generate("a man", negative_prompt="snow", num_inference_steps=2).frames).any()
+
+
+def test_inverting_and_sampling_without_guidance_reconstructs_the_latents(pipeline, clip):
+    inversion = pipeline.invert(clip, num_inversion_steps=200)
+    states = pipeline.encode_prompt("")
+    back = ddim_sample(pipeline._unet, inversion.latents, states, None, pipeline.schedule, 200, 1.0)
+    # A random base is rougher than a trained one: what is checked is that the way back leads to this clip.
+    other = np.roll(inversion.source_latents, 1, axis=-1)
+    error, distance = (np.abs(x - inversion.source_latents).mean() for x in (back, other))
+    assert error < max(0.5 * distance, 0.15)
+
+
+def test_latents_are_the_posteriors_mean_or_a_seeded_sample_of_it(pipeline, clip):
+    mean = pipeline.encode(clip)
+    np.testing.assert_array_equal(mean, pipeline.encode(clip))
+    np.testing.assert_array_equal(pipeline.encode(clip, seed=1), pipeline.encode(clip, seed=1))
+    assert (pipeline.encode(clip, seed=1) != mean).any()
+
+
+def test_encoding_equals_diffusers(pipeline, clip, tiny_base):
+    torch = pytest.importorskip("torch")
+    from tav_sdk.frames import to_pixels
+    from tav_sdk.training import BaseModel
+
+    base = BaseModel(tiny_base)
+    with torch.no_grad():
+        expected = base.load_vae().encode(torch.from_numpy(to_pixels(clip.frames))).latent_dist.mean
+    expected = (expected * base.scaling_factor).transpose(0, 1)[None].numpy()
+    np.testing.assert_allclose(pipeline.encode(clip), expected, atol=1e-5)
+
+
+def test_every_stage_reports_its_steps(pipeline, clip):
+    steps = []
+    inversion = pipeline.invert(clip, num_inversion_steps=2, callback=steps.append)
+    pipeline.edit("a man", inversion, num_inference_steps=3, callback=steps.append)
+    last = {step.stage: (step.step, step.total) for step in steps}
+    assert last == {"encode": (1, 1), "inversion": (2, 2), "sampling": (3, 3), "decode": (1, 1)}
+
+
+def test_a_callback_cancels_an_edit(pipeline):
+    with pytest.raises(CancelledError, match="sampling was cancelled after step 2 of 5"):
+        pipeline.generate("a man", num_inference_steps=5, callback=lambda progress: progress.step < 2)
+
+
+def test_a_clip_of_another_size_is_refused(pipeline, clip_path):
+    clip = tav_sdk.read_video(clip_path, num_frames=pipeline.manifest.num_frames, size=(24, 24))
+    with pytest.raises(InputError, match=r"the bundle takes clips of 4 frames of 32x32 .*got 4 frames of 24x24"):
+        pipeline.invert(clip)
+
+
+def test_a_clip_of_another_length_is_refused(pipeline, clip_path):
+    clip = tav_sdk.read_video(clip_path, num_frames=3, size=(32, 32))
+    with pytest.raises(InputError, match="got 3 frames"):
+        pipeline.invert(clip)
+
+
+def test_too_many_steps_are_refused(pipeline, clip):
+    with pytest.raises(InputError, match="between 1 and 1000, got 0"):
+        pipeline.invert(clip, num_inversion_steps=0)
+
+
+def test_an_unknown_engine_is_refused(tiny_bundle):
+    with pytest.raises(EngineError, match="there is no engine 'gpu' on this machine"):
+        tav_sdk.load(tiny_bundle, engine="gpu")
+
+
+def test_a_closed_pipeline_opens_its_engines_again(tiny_bundle):
+    pipeline = tav_sdk.load(tiny_bundle)
+    before = pipeline.encode_prompt("a man")
+    pipeline.close()
+    np.testing.assert_array_equal(pipeline.encode_prompt("a man"), before)
+    pipeline.close()

@@ -1,0 +1,97 @@
+import pytest
+
+from tav_sdk.errors import ConfigError
+from tav_sdk.training import TuneConfig
+from tav_sdk.training.config_file import read_config
+
+RELEASED = """
+pretrained_model_path: "./checkpoints/stable-diffusion-v1-4"
+output_dir: "./outputs/man-skiing"
+
+train_data:
+  video_path: "data/man-skiing.mp4"
+  prompt: "a man is skiing"
+  n_sample_frames: 24
+  width: 512
+  height: 512
+  sample_start_idx: 0
+  sample_frame_rate: 2
+
+validation_data:
+  prompts:
+    - "Spider Man is skiing on the beach, cartoon style"
+  video_length: 24
+  num_inv_steps: 50
+
+learning_rate: 3e-5
+train_batch_size: 1
+max_train_steps: 500
+checkpointing_steps: 1000
+validation_steps: 100
+trainable_modules:
+  - "attn1.to_q"
+  - "attn2.to_q"
+  - "attn_temp"
+
+seed: 33
+mixed_precision: fp16
+use_8bit_adam: False
+gradient_checkpointing: True
+enable_xformers_memory_efficient_attention: True
+"""
+
+
+def write(folder, text):
+    path = folder / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_of_the_released_code_is_translated(tmp_path):
+    values, _ = read_config(write(tmp_path, RELEASED))
+    config = TuneConfig.from_dict(values)
+    assert config.base == "./checkpoints/stable-diffusion-v1-4"
+    assert config.video == "data/man-skiing.mp4"
+    assert config.prompt == "a man is skiing"
+    assert (config.num_frames, config.start, config.stride) == (24, 0, 2)
+    assert (config.learning_rate, config.num_train_steps, config.seed) == (3e-5, 500, 33)
+    assert config.gradient_checkpointing
+
+
+def test_each_key_that_cannot_be_honoured_is_named(tmp_path):
+    _, notes = read_config(write(tmp_path, RELEASED))
+    assert [note.partition(" is not honoured")[0] for note in notes] == [
+        "validation_data.prompts",
+        "validation_data.video_length",
+        "validation_data.num_inv_steps",
+        "validation_steps",
+        "mixed_precision",
+    ]
+
+
+def test_a_released_setting_with_another_value_is_named(tmp_path):
+    changed = RELEASED.replace("train_batch_size: 1", "train_batch_size: 2").replace('  - "attn_temp"\n', "")
+    _, notes = read_config(write(tmp_path, changed))
+    assert "train_batch_size is not honoured: there is no such setting here" in notes
+    assert "trainable_modules is not honoured: only attn1.to_q, attn2.to_q and attn_temp are tuned" in notes
+
+
+def test_this_projects_schema_is_taken_as_it_is(tmp_path):
+    text = "base: b\nvideo: c.mp4\nprompt: a man\nout: o\nnum_frames: 4\ninflation:\n  preset: original\n"
+    values, notes = read_config(write(tmp_path, text))
+    config = TuneConfig.from_dict(values)
+    assert (config.num_frames, config.inflation.group_norm, notes) == (4, "video", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "cannot be read as YAML"), ("- a\n- b\n", "must hold keys and values, got list")],
+)
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        read_config(write(tmp_path, text))
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="there is no configuration file"):
+        read_config(tmp_path / "none.yaml")
