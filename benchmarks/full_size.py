@@ -183,15 +183,19 @@ def run_stage(stage: str, work: Path, size: str) -> dict[str, Any]:
     }
 
 
+def _written_size(work: Path) -> str | None:
+    mark = work / BASE / "size"
+    return mark.read_text() if mark.is_file() and (work / CLIP).is_file() else None
+
+
 def run(work: Path, *, size: str = "full", keep_base: bool = True) -> dict[str, Any]:
     """All stages in their order; a base that is there is used again."""
     work.mkdir(parents=True, exist_ok=True)
     stages: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
-        if stage == "base" and keep_base and (work / CLIP).is_file() and (work / BASE / "size").is_file():
-            if (work / BASE / "size").read_text() == size:
-                progress("using the base that is there")
-                continue
+        if stage == "base" and keep_base and _written_size(work) == size:
+            progress("using the base that is there")
+            continue
         stages[stage] = run_stage(stage, work, size)
         progress(f"{stage}: {stages[stage]['seconds']:.1f} s, {stages[stage]['peak_gb']:.2f} GB")
         if stage == "base":

@@ -9,7 +9,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from tav_sdk.engines.base import TensorSpec
 from tav_sdk.errors import BundleError, BundleVersionError
@@ -63,6 +63,28 @@ class GraphEntry(_Strict):
     parity_max_abs: float
 
 
+class _Base(BaseModel):
+    name: str
+    sha256: str
+
+
+class _Clip(BaseModel):
+    fps: float
+
+
+class _Tuning(BaseModel):
+    start: int
+    stride: int
+
+
+class _Provenance(BaseModel):
+    """What code relies on of a manifest's provenance; the rest is for people."""
+
+    base: _Base
+    clip: _Clip
+    tuning: _Tuning
+
+
 class Manifest(_Strict):
     """``manifest.json``: what a bundle holds, for whom, and where it came from.
 
@@ -80,7 +102,7 @@ class Manifest(_Strict):
         provenance: base, clip, tuning and versions, for people.
     """
 
-    format_version: int
+    format_version: Literal[1]
     precision: Literal["fp32"]
     prompt: str
     num_frames: int
@@ -93,6 +115,12 @@ class Manifest(_Strict):
     graphs: dict[str, GraphEntry]
     files: dict[str, FileEntry]
     provenance: dict[str, Any]
+
+    @field_validator("provenance")
+    @classmethod
+    def _has_what_the_pipeline_reads(cls, value: dict[str, Any]) -> dict[str, Any]:
+        _Provenance.model_validate(value)
+        return value
 
     @property
     def latents_shape(self) -> tuple[int, int, int, int, int]:
@@ -132,7 +160,7 @@ class Bundle:
         pure = PurePosixPath(relative)
         inside = not pure.is_absolute() and ".." not in pure.parts and "\\" not in relative and ":" not in relative
         path = self.folder / relative
-        if not inside or not path.resolve().is_relative_to(self.folder.resolve()):
+        if "\0" in relative or not inside or not path.resolve().is_relative_to(self.folder.resolve()):
             raise BundleError(f"the bundle {self.folder} names {relative!r}, which leaves its folder; do not use it")
         if relative not in self.manifest.files:
             raise BundleError(
@@ -183,10 +211,10 @@ def _read_manifest(folder: Path) -> Manifest:
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read: {error}; export the bundle again") from error
     version = values.get("format_version") if isinstance(values, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if isinstance(version, (int, float)) and version > FORMAT_VERSION:
         raise BundleVersionError(
             f"the bundle {folder} has format {version}, this version reads up to {FORMAT_VERSION}; "
             "update with: pip install --upgrade tav-sdk"

@@ -42,30 +42,27 @@ def new_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A folder that appears under its name only when the ``with`` block ends well.
 
     The block writes into a temporary folder beside ``out``, which is renamed at the end and removed after any
-    failure, an interrupt included.
+    failure, an interrupt included; so are parents that were made for it. What was in ``out`` stays until then.
 
     Raises:
         OutputError: ``out`` is a file, holds files and ``overwrite`` is not set, or cannot be written.
     """
     out = check_new(out, overwrite=overwrite)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise OutputError(f"cannot write into {out.parent}: {error.strerror or error}") from error
-    try:
-        temporary.chmod(0o777 & ~_umask())
-        try:
-            yield temporary
-        except OSError as error:
-            if error.errno is None or _inside(error.filename, temporary) is False:
+    with _beside(out) as temporary:
+        new, old = temporary / "new", temporary / "old"
+        with _write_errors(out, temporary):
+            new.mkdir()
+        with _write_errors(out, temporary):
+            yield new
+        with _write_errors(out, temporary):
+            if out.exists():
+                os.replace(out, old)
+            try:
+                os.replace(new, out)
+            except BaseException:
+                if old.exists():
+                    os.replace(old, out)
                 raise
-            raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -73,30 +70,32 @@ def new_file(out: str | Path) -> Iterator[Path]:
     """A file that appears under its name only when the ``with`` block ends well; an existing one is replaced then.
 
     The block writes a temporary file beside ``out``, with its suffix, which is renamed at the end and removed after
-    any failure, an interrupt included. The parent folder is made if need be.
+    any failure, an interrupt included; so are parents that were made for it.
 
     Raises:
-        OutputError: ``out`` is a folder, or cannot be written (permission, disk full). An error of the block's own
-            passes, and so does an OSError that names another file.
+        OutputError: ``out`` is a folder, or cannot be written (permission, disk full). An OSError of the block that
+            names another file passes.
     """
     out = Path(out)
     temporary = out.parent / f".{uuid.uuid4().hex}{out.suffix}"
-    try:
-        if out.is_dir():
-            raise OutputError(f"{out} is a folder; expected the name of a file to write. Add a file name.")
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    try:
-        yield temporary
-        os.replace(temporary, out)
-    except OSError as error:
-        if isinstance(error, TavError) or _inside(error.filename, temporary) is False:
-            raise
-        raise _unwritable(out, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            if out.is_dir():
+                raise OutputError(f"{out} is a folder; expected the name of a file to write. Add a file name.")
+            stack.enter_context(_parents(out))
+        except OSError as error:
+            raise _unwritable(out, error) from error
+        try:
+            yield temporary
+            os.replace(temporary, out)
+        except OSError as error:
+            elsewhere = error.filename is not None and str(error.filename) != str(temporary)
+            if elsewhere or isinstance(error, (TavError, BrokenPipeError)):
+                raise
+            raise _unwritable(out, error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def write_text(out: str | Path, text: str) -> None:
@@ -110,12 +109,44 @@ def _unwritable(out: Path, error: OSError) -> OutputError:
     return OutputError(f"{out} cannot be written: {reason}. Check the folder, its permissions and free space.")
 
 
-def _inside(filename: object, folder: Path) -> bool | None:
-    """Whether an error names a file in ``folder``; None if it names no file."""
-    return None if filename is None else str(filename).startswith(str(folder))
+@contextlib.contextmanager
+def _parents(out: Path) -> Iterator[None]:
+    """The parents of ``out`` made; at the end, those that were made for it go again if empty."""
+    made = [parent for parent in out.absolute().parents if not parent.exists()]  # the deepest first
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for parent in made:
+            with contextlib.suppress(OSError):  # not empty, or never made
+                parent.rmdir()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextlib.contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A hidden temporary folder beside ``out``; removed at the end, with parents that were made for it if empty."""
+    out = out.absolute()
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_parents(out))
+            temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        except OSError as error:
+            raise OutputError(f"cannot write into {out.parent}: {error.strerror or error}") from error
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _write_errors(out: Path, temporary: Path) -> Iterator[None]:
+    """The system's errors while writing ``out``, such as a full disk, as ``OutputError``; others pass."""
+    try:
+        yield
+    except TavError:
+        raise
+    except OSError as error:
+        elsewhere = error.filename is not None and not str(error.filename).startswith((str(out), str(temporary)))
+        if error.errno is None or elsewhere or isinstance(error, BrokenPipeError):
+            raise
+        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error

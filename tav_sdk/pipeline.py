@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from tav_sdk.bundle import TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER, VAE_ENCODER, Bundle, Manifest
-from tav_sdk.engines.base import Engine
+from tav_sdk.bundle import GRAPHS, TEXT_ENCODER, TOKENIZER, UNET, VAE_DECODER, VAE_ENCODER, Bundle, Manifest
+from tav_sdk.engines.base import Engine, TensorSpec
 from tav_sdk.engines.select import open_engine, resolve_engine
 from tav_sdk.errors import InputError
 from tav_sdk.frames import to_frames, to_pixels
@@ -48,14 +49,30 @@ class Pipeline:
 
     Same seed, same clip and same prompt give the same video on the same engine. Engines open when first used.
 
+    Args:
+        bundle: what to run.
+        engine: what runs the bundle's graphs, as in :func:`load`.
+        engines: engines by graph name that run in place of the bundle's graphs, such as the reference in PyTorch. They
+            stay the caller's: :meth:`close` leaves them open.
+
+    Raises:
+        InputError: one of ``engines`` is for no graph of a bundle, or takes or returns something else than the graph.
+        EngineError: ``engine`` does not work on this machine; it is not looked at if ``engines`` has all graphs.
+
     Attributes:
         manifest: what the bundle holds.
         schedule: the base's noise schedule.
-        engine: the name of the engine that runs the graphs.
+        engine: the name of the engine that runs the graphs, or those that were given for all of them.
     """
 
-    def __init__(self, bundle: Bundle, *, engine: str = "auto") -> None:
-        self.engine = resolve_engine(engine)
+    def __init__(self, bundle: Bundle, *, engine: str = "auto", engines: Mapping[str, Engine] | None = None) -> None:
+        self._given = dict(engines or {})
+        for graph, given in self._given.items():
+            _check_engine(graph, given, bundle.manifest)
+        if self._given.keys() == set(GRAPHS):
+            self.engine = ", ".join(sorted({given.backend for given in self._given.values()}))
+        else:
+            self.engine = resolve_engine(engine)
         self.manifest: Manifest = bundle.manifest
         self.schedule: DDIMSchedule = bundle.schedule
         self._bundle = bundle
@@ -71,7 +88,7 @@ class Pipeline:
         self.close()
 
     def close(self) -> None:
-        """Release the engines; they open again when next used."""
+        """Release the engines that the pipeline opened; they open again when next used."""
         for engine in self._engines.values():
             engine.close()
         self._engines.clear()
@@ -236,6 +253,8 @@ class Pipeline:
         return outputs["out_sample"]
 
     def _run(self, graph: str, **feeds: np.ndarray) -> dict[str, np.ndarray]:
+        if graph in self._given:
+            return self._given[graph].run(feeds)
         if graph not in self._engines:
             entry = self.manifest.graphs[graph]
             self._engines[graph] = open_engine(
@@ -246,6 +265,23 @@ class Pipeline:
                 engine=self.engine,
             )
         return self._engines[graph].run(feeds)
+
+
+def _check_engine(graph: str, engine: Engine, manifest: Manifest) -> None:
+    if graph not in GRAPHS:
+        raise InputError(f"engines: a bundle has no {graph!r} graph; its graphs are {', '.join(GRAPHS)}")
+    entry = manifest.graphs[graph]
+    for kind, entries, got in (("inputs", entry.inputs, engine.inputs), ("outputs", entry.outputs, engine.outputs)):
+        want = tuple(tensor.spec for tensor in entries)
+        if got != want:
+            raise InputError(
+                f"engines: the {graph} engine fits another bundle: expected the {kind} {_listed(want)}, got "
+                f"{_listed(got)}; make it with the specs of manifest.graphs[{graph!r}]"
+            )
+
+
+def _listed(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{spec.name} {spec}" for spec in specs)
 
 
 def load(bundle: str | Path, *, engine: str = "auto", verify: bool = True) -> Pipeline:

@@ -31,7 +31,10 @@ class Tokenizer:
         self.definition = definition
         self.model_max_length = model_max_length
         self.pad_token = pad_token
-        self._backend = Backend.from_str(definition)
+        try:
+            self._backend = Backend.from_str(definition)
+        except Exception as error:  # tokenizers raises Exception itself
+            raise BundleError(f"the tokenizer's definition cannot be read: {error}; export the bundle again") from error
         self._backend.no_padding()
         self._backend.no_truncation()
         pad_id = self._backend.token_to_id(pad_token)
@@ -51,7 +54,7 @@ class Tokenizer:
             config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
             definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
             return cls(definition, model_max_length=config["model_max_length"], pad_token=config["pad_token"])
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise BundleError(f"the tokenizer in {folder} cannot be read: {error}; export the bundle again") from error
 
     def save(self, folder: str | Path) -> None:

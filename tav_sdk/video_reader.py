@@ -58,6 +58,7 @@ def read_frames(
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The file's container and its first stream of moving pictures; errors as :func:`tav_sdk.video.read_video`."""
     if not os.path.exists(path):  # False, not an error, for names that the system cannot have
         raise VideoNotFoundError(f"{path}: there is no such file. Check the path to the video.")
     if not path.is_file():
@@ -167,6 +168,7 @@ def scaling() -> int:
 
 
 def nominal_rate(path: Path, stream: VideoStream) -> Fraction:
+    """Average frames a second, as the container says."""
     rate = stream.average_rate or stream.guessed_rate
     if not rate:
         raise VideoError(f"{path} does not say its frame rate. Convert it to mp4 first.")

@@ -12,12 +12,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+ROOT = Path(__file__).parents[1]
 TINY = {"block_out_channels": (8, 16), "vae_channels": (4, 4, 8, 8), "cross_attention_dim": 16}
 """Two U-Net levels, which export in half the time; heights and widths are multiples of 16."""
 SIZE, NUM_FRAMES, CLIP_FRAMES = 64, 4, 10
@@ -25,10 +28,10 @@ CAPTION = "a red square is moving over the meadow"
 
 
 @pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory, worker_id) -> Path:
+def shared_folder(tmp_path_factory) -> Path:
     """One folder for all workers; removed by pytest some runs later."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "shared"
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
     folder.mkdir(exist_ok=True)
     return folder
 
@@ -137,3 +140,44 @@ def work(tmp_path) -> Path:
     folder = tmp_path / "work"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(made_once) -> Path:
+    """The wheel of this checkout."""
+
+    def make(path: Path) -> None:
+        # A copy: building leaves files behind, and several builds may run at once.
+        source = path.parent / "source"
+        ignored = shutil.ignore_patterns(".*", "demo", "build", "dist", "*.egg-info", "__pycache__", "tests", "docs")
+        shutil.copytree(ROOT, source, symlinks=True, ignore=ignored)
+        run_quietly(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", path, source)
+
+    (built,) = made_once("wheel", make).glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def torch_free_python(made_once, wheel) -> Path:
+    """The interpreter of a fresh environment with the wheel and what it requires: no torch."""
+    probe = run_anyhow(sys.executable, "-m", "pip", "download", "--no-deps", "-d", wheel.parent / "probe", "typer")
+    if probe.returncode:
+        pytest.skip("no package index can be reached to fill a fresh environment")
+
+    def make(path: Path) -> None:
+        run_quietly(sys.executable, "-m", "venv", path)
+        run_quietly(path / "bin" / "python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel)
+
+    return made_once("torch_free", make) / "bin" / "python"
+
+
+def run_anyhow(*command: object) -> subprocess.CompletedProcess[str]:
+    """Run a command and keep its output, whatever becomes of it."""
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+
+
+def run_quietly(*command: object) -> None:
+    """Run a command; if it fails, the test fails with its output."""
+    result = run_anyhow(*command)
+    if result.returncode:
+        pytest.fail(f"{command} failed:\n{result.stdout}\n{result.stderr}")

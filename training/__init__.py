@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tav_sdk.training.inflation import load_original_state as load_original_state
     from tav_sdk.training.inflation import trainable_parameters as trainable_parameters
     from tav_sdk.training.tiny_base import make_tiny_base as make_tiny_base
+    from tav_sdk.training.torch_engine import TorchEngine as TorchEngine
     from tav_sdk.training.tuning import tune as tune
     from tav_sdk.training.video_unet import VideoUNet as VideoUNet
 
@@ -29,6 +30,7 @@ _HOMES = {
     "BaseModel": "base",
     "InflationOptions": "config",
     "Run": "checkpoint",
+    "TorchEngine": "torch_engine",
     "TuneConfig": "config",
     "VideoUNet": "video_unet",
     "deflate": "inflation",
@@ -43,6 +45,7 @@ __all__ = [
     "BaseModel",
     "InflationOptions",
     "Run",
+    "TorchEngine",
     "TuneConfig",
     "VideoUNet",
     "deflate",

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tav_sdk.errors import CheckpointError
+from tav_sdk.errors import CheckpointError, OutputError
 from tav_sdk.files import new_file, sha256_of, write_text
 from tav_sdk.training.config import InflationOptions, TuneConfig
 from tav_sdk.training.inflation import trainable_parameters
@@ -87,9 +87,22 @@ def load_run(folder: str | Path) -> Run:
 
 def save_delta(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write the tuned tensors of a model as float32, sorted by name, whole or not at all."""
-    tensors = {name: p.detach().float().cpu().contiguous() for name, p in sorted(trainable_parameters(model).items())}
+    tensors = {name: p.detach().float() for name, p in sorted(trainable_parameters(model).items())}
+    save_tensors(tensors, path, metadata)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors, whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     with new_file(path) as temporary:
-        save_file(tensors, temporary, metadata=dict(metadata or {}))
+        try:
+            save_file(contiguous, temporary, metadata=dict(metadata or {}))
+        except SafetensorError as error:  # a full disk is no OSError there
+            raise OutputError(f"cannot write {path}: {error}") from error
 
 
 def load_delta(model: nn.Module, path: Path) -> None:

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tav_sdk.errors import CheckpointError, ConfigError, InputError, NonFiniteLossError, OutputError
-from tav_sdk.files import check_new, new_file, sha256_of
+from tav_sdk.files import check_new, sha256_of
 from tav_sdk.frames import check_size
 from tav_sdk.progress import Callback, StepProgress, report
 from tav_sdk.schedule import DDIMSchedule
@@ -32,6 +33,7 @@ from tav_sdk.training.checkpoint import (
     load_run,
     partial_folder,
     save_delta,
+    save_tensors,
     versions,
     write_record,
 )
@@ -203,8 +205,7 @@ class Tuner:
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"{key}.{name}"] = torch.as_tensor(value)
         metadata = {"steps_done": str(self.steps_done), "scaler": json.dumps(self.scaler.state_dict())}
-        with new_file(path) as temporary:
-            save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, temporary, metadata)
+        save_tensors(tensors, path, metadata)
 
     def load(self, path: Path) -> None:
         """Continue from what :meth:`save` wrote.
@@ -212,8 +213,6 @@ class Tuner:
         Raises:
             CheckpointError: the file is of another model.
         """
-        from safetensors import safe_open
-
         tensors = load_file(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tav_sdk.errors import TavError
@@ -21,7 +22,7 @@ from tav_sdk.progress import StepProgress
 P = ParamSpec("P")
 R = TypeVar("R")
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
@@ -102,4 +103,4 @@ def _warnings_as_messages() -> Iterator[None]:
 
 def _escaped(message: object) -> str:
     """Brackets in a message are text, not rich's markup."""
-    return str(message).replace("[", r"\[")
+    return escape(str(message))

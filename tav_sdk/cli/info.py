@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tav_sdk.errors import InputError
@@ -29,8 +30,8 @@ def info(
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in facts.items():
-        table.add_row(f"[bold]{key}[/]", str(value).replace("[", r"\["))
-    Console(highlight=False).print(table)
+        table.add_row(f"[bold]{key}[/]", escape(str(value)))
+    Console(highlight=False, emoji=False).print(table)
 
 
 def _facts(path: Path) -> dict[str, Any]:

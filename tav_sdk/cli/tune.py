@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tav_sdk.cli.console import say, stages
-from tav_sdk.errors import InputError
+from tav_sdk.errors import CancelledError, InputError, MissingExtraError
 from tav_sdk.progress import StepProgress
 
 REQUIRED = ("base", "video", "prompt", "out")
@@ -98,8 +98,10 @@ def tune(
 
     read: dict[str, Any] = {}
     if config is not None:
-        from tav_sdk.training.config_file import read_config
-
+        try:
+            from tav_sdk.training.config_file import read_config
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("--config", "training", "yaml") from error
         read, notes = read_config(config)
         for note in notes:
             say(f"[yellow]{config}:[/] {note}")
@@ -114,8 +116,6 @@ def tune(
     from tav_sdk.training.checkpoint import partial_folder
 
     with stages(hidden=as_json) as show:
-        if not as_json:
-            say(f"tuning on {Path(settings.video).name}: {settings.prompt!r}")
         try:
             run = run_tuning(
                 settings,

@@ -54,14 +54,20 @@ def test_a_missing_input_is_named(engine):
 
 
 def test_an_unknown_input_is_named(engine):
-    with pytest.raises(InputError, match="the unet graph has no input 'extra'; its inputs are sample, states, timestep"):
+    with pytest.raises(
+        InputError, match="the unet graph has no input 'extra'; its inputs are sample, states, timestep"
+    ):
         engine.run({**feeds(), "extra": np.zeros(1)})
 
 
 @pytest.mark.parametrize(
     ("name", "array", "message"),
     [
-        ("sample", np.ones((2, 4, 9), np.float32), r"'sample': expected float32\[batch, 4, 8\].*got float32\[2, 4, 9\]"),
+        (
+            "sample",
+            np.ones((2, 4, 9), np.float32),
+            r"'sample': expected float32\[batch, 4, 8\].*got float32\[2, 4, 9\]",
+        ),
         ("sample", np.ones((4, 8), np.float32), r"'sample': expected float32\[batch, 4, 8\].*got float32\[4, 8\]"),
         ("sample", np.ones((2, 4, 8)), r"'sample': expected float32\[batch, 4, 8\].*got float64\[2, 4, 8\]"),
         ("states", np.ones((3, 3), np.float32), r"'states': .*with batch = 2, got float32\[3, 3\]"),

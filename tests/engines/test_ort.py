@@ -50,7 +50,9 @@ def test_the_cpu_is_always_available():
 
 
 def test_an_unknown_engine_lists_those_that_work():
-    with pytest.raises(EngineError, match="there is no engine 'tensorflow' on this machine; those that work here: auto"):
+    with pytest.raises(
+        EngineError, match="there is no engine 'tensorflow' on this machine; those that work here: auto"
+    ):
         resolve_engine("tensorflow")
 
 

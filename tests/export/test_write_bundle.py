@@ -57,7 +57,7 @@ def test_another_base_is_refused(tiny_run, tiny_base, tmp_path):
     other = shutil.copytree(tiny_base, tmp_path / "other")
     scheduler = other / "scheduler" / "scheduler_config.json"
     scheduler.write_text(scheduler.read_text().replace("0.012", "0.013"))
-    with pytest.raises(BaseModelError, match="is not the base that the run .* was tuned on: expected sha256"):
+    with pytest.raises(BaseModelError, match=r"is not the base that the run .* was tuned on: expected sha256"):
         export_bundle(tiny_run, tmp_path / "bundle", base=other)
     assert not (tmp_path / "bundle").exists()
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 
 from tav_sdk.demo_clip import render_clip
@@ -10,7 +12,7 @@ def red_column(frame):
 
 def test_the_square_moves_to_the_right():
     columns = [red_column(frame) for frame in render_clip(num_frames=6, height=64, width=64).frames]
-    assert all(later > earlier + 4 for earlier, later in zip(columns, columns[1:], strict=False))
+    assert all(later > earlier + 4 for earlier, later in pairwise(columns))
 
 
 def test_the_clip_is_the_same_each_time():

@@ -3,6 +3,7 @@ import pytest
 
 import tav_sdk
 from tav_sdk.errors import CancelledError, EngineError, InputError
+from tav_sdk.inversion import ddim_invert
 from tav_sdk.sampling import ddim_sample
 
 
@@ -41,14 +42,19 @@ def test_the_negative_prompt_matters(pipeline):
     assert (plain != pipeline.generate("a man", negative_prompt="snow", num_inference_steps=2).frames).any()
 
 
-def test_inverting_and_sampling_without_guidance_reconstructs_the_latents(pipeline, clip):
-    inversion = pipeline.invert(clip, num_inversion_steps=200)
-    states = pipeline.encode_prompt("")
-    back = ddim_sample(pipeline._unet, inversion.latents, states, None, pipeline.schedule, 200, 1.0)
-    # A random base is rougher than a trained one: what is checked is that the way back leads to this clip.
-    other = np.roll(inversion.source_latents, 1, axis=-1)
-    error, distance = (np.abs(x - inversion.source_latents).mean() for x in (back, other))
-    assert error < max(0.5 * distance, 0.15)
+def test_inverting_and_sampling_without_guidance_reconstructs_the_latents(pipeline):
+    source = np.random.default_rng(0).standard_normal(pipeline.manifest.latents_shape, dtype=np.float32)
+    states, errors = pipeline.encode_prompt("a man"), {}
+
+    def unet(*args):  # a random U-Net jumps about with its input more than a trained one
+        return 0.25 * pipeline._unet(*args)
+
+    for steps in (50, 200):
+        noise = ddim_invert(unet, source, states, pipeline.schedule, steps)
+        back = ddim_sample(unet, noise, states, None, pipeline.schedule, steps, 1.0)
+        errors[steps] = np.abs(back - source).mean() / np.abs(source).mean()
+    assert errors[200] < 0.1
+    assert errors[200] < 0.4 * errors[50]  # a method of first order
 
 
 def test_latents_are_the_posteriors_mean_or_a_seeded_sample_of_it(pipeline, clip):
@@ -85,12 +91,12 @@ def test_a_callback_cancels_an_edit(pipeline):
 
 def test_a_clip_of_another_size_is_refused(pipeline, clip_path):
     clip = tav_sdk.read_video(clip_path, num_frames=pipeline.manifest.num_frames, size=(24, 24))
-    with pytest.raises(InputError, match=r"the bundle takes clips of 4 frames of 32x32 .*got 4 frames of 24x24"):
+    with pytest.raises(InputError, match=r"the bundle takes clips of \d frames of (\d+)x\1 .*got \d frames of 24x24"):
         pipeline.invert(clip)
 
 
 def test_a_clip_of_another_length_is_refused(pipeline, clip_path):
-    clip = tav_sdk.read_video(clip_path, num_frames=3, size=(32, 32))
+    clip = tav_sdk.read_video(clip_path, num_frames=3, size=(pipeline.manifest.height, pipeline.manifest.width))
     with pytest.raises(InputError, match="got 3 frames"):
         pipeline.invert(clip)
 

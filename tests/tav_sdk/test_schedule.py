@@ -19,7 +19,10 @@ SD14 = {
 }
 CASES = list(
     itertools.product(
-        ["linear", "scaled_linear", "squaredcos_cap_v2"], ["epsilon", "v_prediction"], ["leading", "trailing"], [True, False]
+        ["linear", "scaled_linear", "squaredcos_cap_v2"],
+        ["epsilon", "v_prediction"],
+        ["leading", "trailing"],
+        [True, False],
     )
 )
 
@@ -39,7 +42,9 @@ def config(beta_schedule: str, prediction_type: str, timestep_spacing: str, set_
 
 def arrays() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    return rng.standard_normal((1, 4, 2, 3, 3), dtype=np.float32), rng.standard_normal((1, 4, 2, 3, 3), dtype=np.float32)
+    return rng.standard_normal((1, 4, 2, 3, 3), dtype=np.float32), rng.standard_normal(
+        (1, 4, 2, 3, 3), dtype=np.float32
+    )
 
 
 @pytest.mark.parametrize("case", CASES)

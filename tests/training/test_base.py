@@ -33,7 +33,7 @@ def test_the_identity_is_that_of_the_contents(tiny_base, copied):
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(BaseModelError, match="there is no base model folder .*tav make-tiny-base OUT"):
+    with pytest.raises(BaseModelError, match=r"there is no base model folder .*tav make-tiny-base OUT"):
         BaseModel(tmp_path / "none")
 
 
@@ -52,7 +52,7 @@ def test_missing_weights_are_named(copied):
 
 def test_damaged_weights_are_refused(copied):
     (copied / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not safetensors at all")
-    with pytest.raises(BaseModelError, match="the unet of the base model .* cannot be read"):
+    with pytest.raises(BaseModelError, match=r"the unet of the base model .* cannot be read"):
         BaseModel(copied).load_unet()
 
 

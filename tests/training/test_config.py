@@ -26,7 +26,7 @@ def test_options_survive_the_round_trip():
 
 
 def test_an_unknown_attention_is_refused():
-    with pytest.raises(ConfigError, match="attention must be one of sparse_causal, spatial, .*; got 'sparse'"):
+    with pytest.raises(ConfigError, match=r"attention must be one of sparse_causal, spatial, .*; got 'sparse'"):
         InflationOptions(attention="sparse")
 
 
@@ -41,7 +41,7 @@ def test_a_configuration_survives_the_round_trip():
 
 
 def test_an_unknown_key_names_the_nearest_known_one():
-    with pytest.raises(ConfigError, match="unknown key 'learning_rates' .*did you mean 'learning_rate'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'learning_rates' .*did you mean 'learning_rate'"):
         TuneConfig.from_dict({**REQUIRED, "learning_rates": 1e-4})
 
 

@@ -225,7 +225,7 @@ def test_sparse_causal_attention_equals_its_oracle(unet):
     for i in range(FRAMES):
         keys = torch.cat([k[:, 0], k[:, max(i - 1, 0)]], 1)
         values = torch.cat([v[:, 0], v[:, max(i - 1, 0)]], 1)
-        for h, part in enumerate(torch.arange(d).chunk(heads)):
+        for part in torch.arange(d).chunk(heads):
             scores = q[:, i, :, part] @ keys[..., part].transpose(1, 2) * (d // heads) ** -0.5
             oracle[:, i, :, part] = scores.softmax(-1) @ values[..., part]
     expected = attn.to_out[0](oracle).flatten(0, 1)
@@ -304,7 +304,7 @@ def test_an_sdxl_unet_is_refused():
     sdxl = make_unet(
         addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=36
     )
-    with pytest.raises(BaseModelError, match="additional conditions .*SDXL"):
+    with pytest.raises(BaseModelError, match=r"additional conditions .*SDXL"):
         inflate(sdxl)
 
 

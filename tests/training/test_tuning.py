@@ -141,7 +141,9 @@ def test_a_nan_in_the_loss_stops_with_the_step_and_what_to_try(config, tmp_path,
         return noisy, target * float("nan") if step == 3 else target, timestep
 
     monkeypatch.setattr(Tuner, "draw", poisoned)
-    with pytest.raises(NonFiniteLossError, match=r"the loss is nan at step 4; try a lower --learning-rate \(now 0.001\)"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"the loss is nan at step 4; try a lower --learning-rate \(now 0.001\)"
+    ):
         tune(config)
     assert not (tmp_path / "run").exists()
 
@@ -231,3 +233,16 @@ def test_a_damaged_record_is_refused(tiny_run, tmp_path):
     (tmp_path / "copy" / "run.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"run.json is damaged"):
         load_run(tmp_path / "copy")
+
+
+def test_a_full_disk_is_an_output_error(config, monkeypatch):
+    from safetensors import SafetensorError
+
+    from tav_sdk.training import checkpoint
+
+    def full(*args, **kwargs):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OutputError, match=r"cannot write .*No space left on device"):
+        tune(config)
