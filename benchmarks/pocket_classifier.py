@@ -6,6 +6,7 @@ Train: ``python benchmarks/pocket_classifier.py --out benchmarks/pocket_classifi
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class PocketClassifier(nn.Module):
         sizes = (3, width, 2 * width, 3 * width, 4 * width)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))
-            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            for a, b in itertools.pairwise(sizes)
         )
         flat = 4 * width
         self.hidden = nn.Linear(flat * 5, 96)
@@ -127,7 +128,7 @@ def train(path: Path, *, steps: int = 500, batch: int = 64) -> dict[str, float]:
         optimizer.step()
         schedule.step()
         if (step + 1) % 50 == 0:
-            _LOG.info("step %d loss %.3f", step + 1, float(loss))
+            _LOG.info("step %d loss %.3f", step + 1, float(loss.detach()))
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
     return measure(load_classifier(path))
