@@ -1,4 +1,4 @@
-# Two images from one file:
+# Two images from one file (built with BuildKit):
 #
 #   docker build -t tav-sdk .                                  # runtime: bundles on ONNX Runtime, no torch
 #   docker build -t tav-sdk-workbench --target workbench .     # tuning and export, with torch
@@ -27,21 +27,22 @@ RUN groupadd --gid 1000 tav && useradd --uid 1000 --gid tav --no-create-home tav
     && install --directory --owner=tav --group=tav /work
 
 FROM base AS workbench
-# Which build of torch: for example --build-arg TORCH=torch==2.13.0, and an index of CPU builds in TORCH_INDEX.
-ARG TORCH="torch>=2.13"
-ARG TORCH_INDEX=""
-RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH"
-COPY --from=wheel /wheels /wheels
-RUN pip install --no-cache-dir "$(echo /wheels/tav_sdk-*.whl)[training,export]"
-USER tav
+# The default index has torch's CUDA build; an index of CPU builds may be named as PIP_EXTRA_INDEX_URL.
+ARG TORCH_VERSION="2.13.0"
+ARG PIP_EXTRA_INDEX_URL=""
+RUN pip install --no-cache-dir "torch==${TORCH_VERSION}"
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    pip install --no-cache-dir "$(echo /wheels/tav_sdk-*.whl)[training,export]"
+USER 1000:1000
 WORKDIR /work
 ENTRYPOINT ["tav"]
 CMD ["--help"]
 
+# The last stage is the one that is built when none is named.
 FROM base AS runtime
-COPY --from=wheel /wheels /wheels
-RUN pip install --no-cache-dir /wheels/tav_sdk-*.whl
-USER tav
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    pip install --no-cache-dir /wheels/tav_sdk-*.whl
+USER 1000:1000
 WORKDIR /work
 ENTRYPOINT ["tav"]
 CMD ["--help"]

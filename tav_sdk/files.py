@@ -37,6 +37,18 @@ def check_new(out: str | Path, *, overwrite: bool) -> Path:
     return out
 
 
+def check_apart(out: str | Path, *inputs: str | Path) -> None:
+    """Check that replacing the folder ``out`` would take none of a command's inputs with it.
+
+    Raises:
+        OutputError: one of them is ``out`` or lies in it.
+    """
+    folder = Path(out).resolve()
+    for path in inputs:
+        if Path(path).exists() and Path(path).resolve().is_relative_to(folder):
+            raise OutputError(f"{path} is read, and writing {out} would replace it; choose another folder to write")
+
+
 @contextlib.contextmanager
 def new_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A folder that appears under its name only when the ``with`` block ends well.

@@ -14,13 +14,18 @@ import json
 import shutil
 import subprocess
 import sys
+import venv
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from filelock import FileLock
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
+BUILT_FROM = ("setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md")
+UNREACHABLE = ("NewConnectionError", "ConnectTimeout", "Name or service not known", "Temporary failure in name")
 TINY = {"block_out_channels": (8, 16), "vae_channels": (4, 4, 8, 8), "cross_attention_dim": 16}
 """Two U-Net levels, which export in half the time; heights and widths are multiples of 16."""
 SIZE, NUM_FRAMES, CLIP_FRAMES = 64, 4, 10
@@ -135,6 +140,14 @@ def edit_manifest(bundle_copy) -> Callable[[Callable[[dict], object]], None]:
 
 
 @pytest.fixture
+def tav() -> Callable[..., Result]:
+    """``tav("edit", bundle, ...)``: the command line in this process; the result has exit code, stdout and stderr."""
+    from tav_sdk.cli.app import app
+
+    return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+@pytest.fixture
 def work(tmp_path) -> Path:
     """An empty folder to write into, so that a test can list everything that a command left behind."""
     folder = tmp_path / "work"
@@ -144,40 +157,56 @@ def work(tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def wheel(made_once) -> Path:
-    """The wheel of this checkout."""
+    """The wheel, built by way of the source archive as a release is, from a copy that keeps links as links."""
 
     def make(path: Path) -> None:
-        # A copy: building leaves files behind, and several builds may run at once.
         source = path.parent / "source"
-        ignored = shutil.ignore_patterns(".*", "demo", "build", "dist", "*.egg-info", "__pycache__", "tests", "docs")
-        shutil.copytree(ROOT, source, symlinks=True, ignore=ignored)
-        run_quietly(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", path, source)
+        source.mkdir()
+        for name in BUILT_FROM:
+            shutil.copy2(ROOT / name, source / name)
+        for name in ("tav_sdk", "engines", "export", "training"):
+            shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        result = run_outside(sys.executable, "-m", "build", "--no-isolation", "--outdir", path, source, cwd=path.parent)
+        assert result.returncode == 0, result.stdout + result.stderr
 
     (built,) = made_once("wheel", make).glob("*.whl")
     return built
 
 
 @pytest.fixture(scope="session")
-def torch_free_python(made_once, wheel) -> Path:
-    """The interpreter of a fresh environment with the wheel and what it requires: no torch."""
-    probe = run_anyhow(sys.executable, "-m", "pip", "download", "--no-deps", "-d", wheel.parent / "probe", "typer")
-    if probe.returncode:
-        pytest.skip("no package index can be reached to fill a fresh environment")
+def torch_free_env(made_once, wheel) -> Path:
+    """The Python of a new environment that has the wheel with its base dependencies, and neither torch nor checkout."""
 
     def make(path: Path) -> None:
-        run_quietly(sys.executable, "-m", "venv", path)
-        run_quietly(path / "bin" / "python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel)
+        venv.create(path, with_pip=True)
+        install = ("-m", "pip", "install", "--quiet", "--prefer-binary", "-c", ROOT / "constraints.txt", wheel)
+        result = run_outside(path / "bin" / "python", *install, cwd=path)
+        if result.returncode != 0 and any(word in result.stderr for word in UNREACHABLE):
+            shutil.rmtree(path)
+            pytest.skip("pip reaches no package index, so the wheel's dependencies cannot be installed")
+        assert result.returncode == 0, result.stdout + result.stderr
 
     return made_once("torch_free", make) / "bin" / "python"
 
 
-def run_anyhow(*command: object) -> subprocess.CompletedProcess[str]:
-    """Run a command and keep its output, whatever becomes of it."""
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+def run_outside(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run outside the checkout, with nothing of this process's import path."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    return subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
 
 
-def run_quietly(*command: object) -> None:
-    """Run a command; if it fails, the test fails with its output."""
-    result = run_anyhow(*command)
-    if result.returncode:
-        pytest.fail(f"{command} failed:\n{result.stdout}\n{result.stderr}")
+@pytest.fixture
+def run() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``run(command, ..., cwd=folder)``: outside the checkout, with nothing of this process's import path."""
+    return run_outside
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out slow tests unless they are asked for."""
+    if os.environ.get("TAV_SLOW") or "slow" in (config.option.markexpr or ""):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow; run with TAV_SLOW=1"))

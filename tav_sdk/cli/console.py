@@ -68,10 +68,12 @@ def stages(*, hidden: bool = False) -> Iterator[Callable[[StepProgress], None]]:
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, disable=hidden) as progress:
-        tasks: dict[str, TaskID] = {}
+    progress = Progress(*columns, console=console, disable=hidden)
+    tasks: dict[str, TaskID] = {}
+    try:
 
         def update(step: StepProgress) -> None:
+            progress.start()  # not before the first step: a message before it stands alone
             if step.stage not in tasks or step.step == 1:
                 tasks[step.stage] = progress.add_task(step.stage, total=step.total, speed="", note="")
             task = tasks[step.stage]
@@ -81,6 +83,9 @@ def stages(*, hidden: bool = False) -> Iterator[Callable[[StepProgress], None]]:
                 progress.update(task, speed=f"{speed:.2f} it/s" if speed >= 1 else f"{1 / speed:.2f} s/it")
 
         yield update
+    finally:
+        if tasks:
+            progress.stop()
 
 
 def _note(metrics: dict[str, Any]) -> str:

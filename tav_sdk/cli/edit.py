@@ -11,9 +11,10 @@ import typer
 
 from tav_sdk.cli.console import say, stages
 from tav_sdk.errors import InputError, PromptError
-from tav_sdk.files import check_new, new_folder
+from tav_sdk.files import check_apart, check_new, new_folder
 
 if TYPE_CHECKING:
+    from tav_sdk.pipeline import Pipeline
     from tav_sdk.video import Video
 
 BundleArg = Annotated[Path, typer.Argument(help="A bundle folder written by tav export.")]
@@ -65,7 +66,9 @@ def edit(
     """
     prompts = _prompts(prompt)
     suffix = _suffix(file_format)
+    _check_numbers(fps, seed)
     check_new(out, overwrite=overwrite)
+    check_apart(out, bundle, video)
 
     from tav_sdk.pipeline import load
     from tav_sdk.video import read_video
@@ -79,6 +82,9 @@ def edit(
             stride=int(tuned["stride"]) if stride is None else stride,
             size=(pipeline.manifest.height, pipeline.manifest.width),
         )
+        # Before the inversion, which takes its time.
+        _check_steps("--num-inversion-steps", num_inversion_steps, pipeline)
+        _check_steps("--num-inference-steps", num_inference_steps, pipeline)
         say(f"editing {video.name} on {pipeline.engine}")
         with stages() as show:
             inversion = pipeline.invert(
@@ -131,11 +137,14 @@ def generate(
     """
     prompts = _prompts(prompt)
     suffix = _suffix(file_format)
+    _check_numbers(fps, seed)
     check_new(out, overwrite=overwrite)
+    check_apart(out, bundle)
 
     from tav_sdk.pipeline import load
 
     with load(bundle, engine=engine) as pipeline, new_folder(out, overwrite=overwrite) as folder:
+        _check_steps("--num-inference-steps", num_inference_steps, pipeline)
         say(f"generating on {pipeline.engine}")
         with stages() as show:
             videos = [
@@ -164,6 +173,20 @@ def _prompts(prompt: list[str] | None) -> list[str]:
     if not prompt:
         raise PromptError("the list of prompts is empty; give at least one --prompt")
     return prompt
+
+
+def _check_numbers(fps: float | None, seed: int | None) -> None:
+    """What would otherwise be found out only when all is computed."""
+    if fps is not None and not 0.01 <= fps <= 1000:
+        raise InputError(f"--fps must be from 0.01 to 1000, got {fps:g}")
+    if seed is not None and seed < 0:
+        raise InputError(f"--seed must not be negative, got {seed}")
+
+
+def _check_steps(option: str, steps: int, pipeline: Pipeline) -> None:
+    most = pipeline.schedule.num_train_timesteps
+    if not 1 <= steps <= most:
+        raise InputError(f"{option} must be from 1 to {most}, got {steps}")
 
 
 def _suffix(file_format: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tav_sdk.cli.console import say, stages
+from tav_sdk.files import check_apart
 
 
 def export(
@@ -26,6 +27,8 @@ def export(
 
       tav export runs/skiing --out bundles/skiing
     """
+    check_apart(out, run, *([base] if base else []))
+
     from tav_sdk.export import export_bundle
 
     with stages() as show:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +12,7 @@ import typer
 
 from tav_sdk.cli.console import say, stages
 from tav_sdk.errors import CancelledError, InputError, MissingExtraError
+from tav_sdk.files import check_apart
 from tav_sdk.progress import StepProgress
 
 REQUIRED = ("base", "video", "prompt", "out")
@@ -111,6 +114,7 @@ def tune(
     if missing := [f"--{key}" for key in REQUIRED if key not in merged]:
         raise InputError(f"give {', '.join(missing)} (or a --config file that has it); see tav tune --help")
     settings = TuneConfig.from_dict(merged)
+    check_apart(settings.out, settings.base, settings.video)
 
     from tav_sdk.training import tune as run_tuning
     from tav_sdk.training.checkpoint import partial_folder
@@ -133,6 +137,12 @@ def tune(
 
 
 def _print_json(progress: StepProgress) -> None:
-    typer.echo(
-        json.dumps({"stage": progress.stage, "step": progress.step, "total": progress.total, **progress.metrics})
-    )
+    line = {"stage": progress.stage, "step": progress.step, "total": progress.total, **progress.metrics}
+    try:
+        typer.echo(json.dumps(line))
+    except BrokenPipeError:
+        # What reads the lines has gone. Nothing more can be written there, not even when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise CancelledError(
+            "nobody reads standard output any more, so tuning stopped; the same command with --resume continues"
+        ) from None

@@ -1,0 +1,82 @@
+"""The benchmarks run and say what they promise, at sizes whose numbers mean nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from benchmarks import full_size, interleave, opset, table, tune_step
+
+
+def test_interleave_runs_the_candidates_in_turn_and_drops_the_warm_up():
+    calls: list[str] = []
+    seconds = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2, warmup=1)
+    assert calls == ["a", "b"] * 3
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_table_is_markdown():
+    assert table(("loop", "s"), [("sdk", "1.50")]).splitlines() == [
+        "| loop |    s |",
+        "| ---- | ---: |",
+        "| sdk  | 1.50 |",
+    ]
+
+
+def test_explicit_attention_equals_the_fused_one():
+    import torch
+    import torch.nn.functional as F
+
+    query, key, value = torch.randn(3, 2, 4, 8, 16).unbind()  # (b, heads, n, d)
+    for how in ({}, {"is_causal": True}, {"scale": 0.5}):
+        expected = F.scaled_dot_product_attention(query, key, value, **how)
+        torch.testing.assert_close(tune_step.explicit_attention(query, key, value, **how), expected)
+
+
+@pytest.mark.parametrize("preset", ["default", "original"])
+def test_tune_step_compares_equal_losses(tmp_path, capsys, preset):
+    path = tmp_path / "result.json"
+    tune_step.main(["--size", "tiny", "--steps", "1", "--preset", preset, "--json", str(path)])
+    result = json.loads(path.read_text())
+    assert result["first_loss"]["released"] == pytest.approx(result["first_loss"]["sdk"], rel=1e-3)
+    assert set(result["ratio"]) == {"released", "frozen"}
+    assert result["machine"]["versions"]["torch"]
+    assert "| released" in capsys.readouterr().out
+
+
+def test_tune_step_refuses_loops_that_do_different_work(monkeypatch):
+    monkeypatch.setattr(tune_step, "explicit_attention", lambda query, key, value, **_: query)
+    with pytest.raises(RuntimeError, match="different losses"):
+        tune_step.run(tune_step.SIZES["tiny"], steps=1, tolerance=1e-6)
+
+
+@pytest.mark.slow
+def test_opset_measures_three_candidates(tmp_path):
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "result.json"
+    opset.main(["--size", "tiny", "--rounds", "1", "--batch", "1", "--json", str(path)])
+    result = json.loads(path.read_text())
+    assert set(result["summary"]) == {"torch", "opset 18", "opset 23"}
+    assert math.isfinite(result["ratio"])
+
+
+@pytest.mark.slow
+def test_full_size_goes_the_whole_way(tmp_path, capsys):
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "result.json"
+    work = tmp_path / "work"
+    assert full_size.main(["--work", str(work), "--size", "tiny", "--clean", "--json", str(path)]) == 0
+    result = json.loads(path.read_text())
+    assert list(result["stages"]) == list(full_size.STAGES)
+    assert all(stage["peak_gb"] > 0 for stage in result["stages"].values())
+    assert not list(work.iterdir())
+
+
+def test_full_size_says_which_stage_failed(tmp_path):
+    with pytest.raises(RuntimeError, match="the stage invert ended with 1"):
+        full_size.run_stage("invert", tmp_path, "tiny")
