@@ -49,7 +49,11 @@ def made_once(shared_folder) -> Callable[[str, Callable[[Path], object]], Path]:
         path = shared_folder / name
         with FileLock(f"{path}.lock"):
             if not path.exists():
-                make(path)
+                try:
+                    make(path)
+                except BaseException:
+                    shutil.rmtree(path, ignore_errors=True)  # or the next test would take it for whole
+                    raise
         return path
 
     return get

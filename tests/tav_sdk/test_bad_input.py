@@ -293,7 +293,6 @@ def test_a_newer_bundle_is_refused(refused, edit_args, bundle_copy, edit_manifes
         ("yaml", "training", ["tune", "--config", "file.yaml"]),
         ("torch", "export", ["export", "run", "--out", "out"]),
         ("onnxscript", "export", ["export", "run", "--out", "out"]),
-        ("diffusers", "training", ["make-tiny-base", "out"]),
     ],
 )
 def test_a_missing_extra_is_named_with_the_line_that_installs_it(work, module, extra, args):
@@ -346,14 +345,14 @@ def start(work):
 def interrupted(process: subprocess.Popen[str]) -> str:
     """Ctrl-C; the exit code is 2. Returns what is on standard error."""
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=180)
     assert process.returncode == 2, stderr
     assert "Traceback" not in stderr
     return stderr
 
 
 def wait_until(condition, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -392,7 +391,11 @@ def test_ctrl_c_while_editing_leaves_nothing(start, edit_args, tiny_bundle, work
 
 def test_ctrl_c_while_starting_leaves_nothing(start, tune_args, work):
     process = start(*tune_args())
-    time.sleep(1.5)
+    maps = Path(f"/proc/{process.pid}/maps")
+    if maps.exists():
+        wait_until(lambda: "libtorch" in maps.read_text(), process)
+    else:
+        time.sleep(2)
     assert interrupted(process).endswith("interrupted; nothing was written\n")
     assert list(work.iterdir()) == []
 
@@ -401,7 +404,7 @@ def test_a_reader_that_goes_away_stops_tuning_without_a_trace(start, tune_args, 
     process = start(*tune_args(out="run", **{"num-train-steps": 5000}), "--json")
     process.stdout.readline()
     process.stdout.close()
-    process.wait(timeout=60)
+    process.wait(timeout=180)
     assert process.returncode == 2
     assert process.stderr.read() == (
         "error: nobody reads standard output any more, so tuning stopped; the same command with --resume continues\n"

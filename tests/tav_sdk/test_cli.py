@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tav_sdk.cli.console import guarded
+from tav_sdk.errors import InputError
+from tav_sdk.version import __version__
+
+
+def test_the_version(tav):
+    assert tav("--version").stdout == f"tav-sdk {__version__}\n"
+
+
+def test_the_help_names_every_command(tav):
+    text = tav("--help").stdout
+    for command in ("tune", "export", "edit", "generate", "info", "demo", "make-tiny-base"):
+        assert f" {command} " in text
+
+
+@pytest.mark.parametrize("command", ["tune", "export", "edit", "generate", "info", "demo", "make-tiny-base"])
+def test_each_command_shows_an_example(tav, command):
+    assert f"tav {command} " in tav(command, "--help").stdout
+
+
+def test_the_help_loads_no_torch():
+    code = "import sys; from tav_sdk.cli.app import app; app(['--help'], standalone_mode=False)\n"
+    code += "sys.exit(any(name in sys.modules for name in ('torch', 'onnxruntime', 'av')))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_an_unknown_option_is_refused(tav):
+    result = tav("export", "run", "--otu", "bundle")
+    assert result.exit_code == 2
+    assert "No such option: --otu" in result.stderr
+
+
+# --- messages -------------------------------------------------------------------------------------------------------
+
+
+def failing(error):
+    def command() -> None:
+        raise error
+
+    return guarded(command)
+
+
+def test_text_that_looks_like_markup_is_shown_as_it_is(tav, tmp_path):
+    path = tmp_path / "[bold]a[0] :smile: \\[b]"
+    assert tav("info", path).stderr == f"error: there is nothing at {path}\n"
+
+
+def test_the_trace_of_an_error_can_be_asked_for(tav, tmp_path, monkeypatch):
+    monkeypatch.setenv("TAV_DEBUG", "1")
+    result = tav("info", tmp_path / "missing")
+    assert "Traceback" in result.stderr
+    assert result.exit_code == 2
+
+
+def test_a_bug_keeps_its_trace():
+    with pytest.raises(ZeroDivisionError):
+        failing(ZeroDivisionError())()
+
+
+def test_an_error_of_this_package_is_a_message(capsys):
+    with pytest.raises(Exception, match="2"):
+        failing(InputError("expected a, got b; do c"))()
+    assert capsys.readouterr().err == "error: expected a, got b; do c\n"
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "text"),
+    [
+        (KeyboardInterrupt(), "interrupted; nothing was written\n"),
+        (KeyboardInterrupt("the state was kept"), "interrupted; the state was kept\n"),
+    ],
+)
+def test_an_interrupt_says_what_is_left(capsys, interrupt, text):
+    with pytest.raises(Exception, match="2"):
+        failing(interrupt)()
+    assert capsys.readouterr().err == text
+
+
+# --- info -----------------------------------------------------------------------------------------------------------
+
+
+def test_info_on_a_bundle(tav, tiny_bundle):
+    facts = json.loads(tav("info", tiny_bundle, "--json").stdout)
+    assert facts["kind"] == "bundle"
+    assert facts["clip"] == "4 frames of 64x64"
+    assert facts["hashes"] == "12 files as written"
+
+
+def test_info_on_a_run(tav, tiny_run):
+    facts = json.loads(tav("info", tiny_run, "--json").stdout)
+    assert facts["kind"] == "run"
+    assert facts["tuning"] == "2 steps, learning rate 3e-05, seed 33"
+
+
+def test_info_on_a_base(tav, tiny_base):
+    facts = json.loads(tav("info", tiny_base, "--json").stdout)
+    assert facts["kind"] == "base model"
+    assert facts["sizes"] == "multiples of 16 pixels"
+
+
+def test_info_on_a_video(tav, clip_path):
+    facts = json.loads(tav("info", clip_path, "--json").stdout)
+    assert facts == {"kind": "video", "size": "64x64", "frames": 10, "fps": 8.0, "codec": "h264"}
+
+
+def test_info_as_a_table(tav, tiny_base):
+    lines = tav("info", tiny_base).stdout.splitlines()
+    assert "U-Net       levels [8, 16], text width 16" in [line.rstrip() for line in lines]
+
+
+def test_info_on_another_folder_says_what_it_looked_for(tav, tmp_path):
+    result = tav("info", tmp_path)
+    assert result.exit_code == 2
+    assert "is neither a bundle (manifest.json), nor a run (run.json), nor a base model" in result.stderr
+
+
+# --- tune -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(tiny_base, clip_path, work):
+    return {
+        "base": str(tiny_base),
+        "video": str(clip_path),
+        "prompt": "a red square",
+        "out": str(work / "run"),
+        "num_frames": 2,
+        "height": 32,
+        "width": 32,
+        "num_train_steps": 2,
+    }
+
+
+def config_of(out):
+    return json.loads((out / "run.json").read_text())["config"]
+
+
+def write(path, values):
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_missing_settings_are_named(tav):
+    result = tav("tune", "--base", "b")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: give --video, --prompt, --out (or a --config file that has it); see tav tune --help\n"
+    )
+
+
+def test_json_is_one_line_a_step(tav, settings, tmp_path):
+    result = tav("tune", "--config", write(tmp_path / "c.yaml", settings), "--json")
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(line["stage"], line["step"], line["total"]) for line in lines] == [("tune", 1, 2), ("tune", 2, 2)]
+    assert all(line["loss"] > 0 for line in lines)
+    assert result.stderr == ""
+
+
+def test_without_json_standard_output_is_empty(tav, settings, tmp_path, work):
+    result = tav("tune", "--config", write(tmp_path / "c.yaml", settings))
+    assert result.stdout == ""
+    assert f"tuned {work / 'run'}; next: tav export {work / 'run'} --out BUNDLE" in result.stderr
+
+
+def test_options_win_over_the_configuration_file(tav, settings, tmp_path, work):
+    values = settings | {"seed": 1, "inflation": {"attention": "spatial"}}
+    tav("tune", "--config", write(tmp_path / "c.yaml", values), "--seed", 2, "--preset", "original")
+    config = config_of(work / "run")
+    assert config["seed"] == 2
+    assert (config["inflation"]["attention"], config["inflation"]["group_norm"]) == ("spatial", "video")
+
+
+def test_an_unknown_key_names_the_nearest(tav, settings, tmp_path):
+    result = tav("tune", "--config", write(tmp_path / "c.yaml", settings | {"hight": 3}))
+    assert result.exit_code == 2
+    assert "unknown key 'hight' in the tuning configuration; did you mean 'height'?" in result.stderr
+
+
+def test_a_configuration_of_the_released_code_names_what_it_cannot_honour(tav, settings, tmp_path, work):
+    values = {
+        "pretrained_model_path": settings["base"],
+        "output_dir": settings["out"],
+        "train_data": {
+            "video_path": settings["video"],
+            "prompt": "a man",
+            "n_sample_frames": 2,
+            "width": 32,
+            "height": 32,
+        },
+        "validation_data": {"prompts": ["a panda"]},
+        "max_train_steps": 1,
+    }
+    result = tav("tune", "--config", write(tmp_path / "c.yaml", values))
+    assert result.exit_code == 0, result.stderr
+    text = "validation_data.prompts is not honoured: tuning does not edit; use tav export and then tav edit"
+    assert text in result.stderr
+    assert config_of(work / "run")["prompt"] == "a man"
+
+
+def test_a_missing_configuration_file_is_refused(tav, tmp_path):
+    result = tav("tune", "--config", tmp_path / "c.yaml")
+    assert result.exit_code == 2
+    assert result.stderr == f"error: there is no configuration file {tmp_path / 'c.yaml'}\n"
+
+
+# --- edit, generate -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def edited(tav, tiny_bundle, clip_path, work):
+    def run(*args: object):
+        steps = ("--num-inversion-steps", 2, "--num-inference-steps", 2)
+        result = tav("edit", tiny_bundle, "--video", clip_path, "--out", work / "out", *steps, *args)
+        assert result.exit_code == 0, result.stderr
+        return work / "out"
+
+    return run
+
+
+def test_each_prompt_gives_a_video(edited):
+    out = edited("--prompt", "a [bold] panda / ?", "--prompt", "skiing")
+    assert sorted(path.name for path in out.iterdir()) == [
+        "00.mp4",
+        "01.mp4",
+        "edits.json",
+        "sheet.png",
+        "source.mp4",
+    ]
+    edits = json.loads((out / "edits.json").read_text())["edits"]
+    assert edits == [{"file": "00.mp4", "prompt": "a [bold] panda / ?"}, {"file": "01.mp4", "prompt": "skiing"}]
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_other_formats(edited, kind):
+    out = edited("--prompt", "x", "--format", kind)
+    assert {f"00.{kind}", f"source.{kind}"} < {path.name for path in out.iterdir()}
+
+
+def test_a_frame_rate(tav, edited):
+    out = edited("--prompt", "x", "--fps", 5)
+    assert json.loads(tav("info", out / "00.mp4", "--json").stdout)["fps"] == 5
+
+
+def test_generating_is_the_same_for_the_same_seed(tav, tiny_bundle, work):
+    def generate(name: str, seed: int) -> bytes:
+        options = ("--seed", seed, "--num-inference-steps", 2, "--out", work / name)
+        result = tav("generate", tiny_bundle, "--prompt", "a panda", *options)
+        assert result.exit_code == 0, result.stderr
+        return (work / name / "00.mp4").read_bytes()
+
+    assert generate("a", 7) == generate("b", 7) != generate("c", 8)
+
+
+# --- make-tiny-base -------------------------------------------------------------------------------------------------
+
+
+def test_a_tiny_base_takes_a_prediction_type(tav, work):
+    result = tav("make-tiny-base", work / "base", "--prediction-type", "v_prediction")
+    assert result.exit_code == 0, result.stderr
+    facts = json.loads(tav("info", work / "base", "--json").stdout)
+    assert facts["schedule"] == "scaled_linear, v_prediction, leading"
