@@ -3,7 +3,7 @@
 #   PYTHON=python3.12      the interpreter to make the environment with (otherwise the first one that is new enough)
 #   VENV=.venv             where the environment is
 #   TORCH_ARGS=...         more arguments to the installation of torch, for example another index
-#   PYTEST_ARGS=...        more arguments to pytest, for example: PYTEST_ARGS="-m 'not slow'"
+#   PYTEST_ARGS=...        more arguments to pytest, for example: PYTEST_ARGS="-k inflation"
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help

@@ -20,6 +20,6 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("torch", "diffusers", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors"):
-            raise MissingExtraError("export", "export", missing) from error
+            raise MissingExtraError("tav_sdk.export", "export", missing) from error
         raise
     return export_bundle

@@ -95,7 +95,7 @@ class MissingExtraError(TavError, ImportError):
     def __init__(self, feature: str, extra: str, module: str) -> None:
         super().__init__(
             f"{feature} needs the module '{module}', which is not installed. "
-            f'Install it with: pip install "tav-sdk[{extra}]"'
+            + (f'Install it with: pip install "tav-sdk[{extra}]"' if extra else "Install it with: pip install tav-sdk")
         )
         self.extra = extra
 

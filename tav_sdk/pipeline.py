@@ -119,7 +119,9 @@ class Pipeline:
             EngineError: an engine failed.
             CancelledError: the callback returned ``False``.
         """
-        self.schedule.timesteps(num_inversion_steps)
+        total = self.schedule.num_train_timesteps
+        if not 1 <= num_inversion_steps <= total:
+            raise InputError(f"num_inversion_steps must be between 1 and {total}, got {num_inversion_steps}")
         source = self.encode(clip, seed=seed, callback=callback)
         states = self.encode_prompt(prompt)
         latents = ddim_invert(self._unet, source, states, self.schedule, num_inversion_steps, callback)
@@ -186,9 +188,7 @@ class Pipeline:
 
         The other arguments and the errors are those of :meth:`edit`.
         """
-        if seed < 0:
-            raise InputError(f"seed must not be negative, got {seed}")
-        noise = np.random.default_rng(seed).standard_normal(self.manifest.latents_shape, dtype=np.float32)
+        noise = _noise(self.manifest.latents_shape, seed)
         rate = float(self.manifest.provenance["clip"]["fps"]) if fps is None else fps
         return self._sample(prompt, negative_prompt, noise, rate, num_inference_steps, guidance_scale, callback)
 
@@ -212,9 +212,8 @@ class Pipeline:
             report(callback, StepProgress("encode", index + 1, len(starts)))
         mean, log_variance = np.split(np.concatenate(parts), 2, axis=1)  # (f, c, h, w)
         if seed is not None:
-            noise = np.random.default_rng(seed).standard_normal(mean.shape, dtype=np.float32)
             # diffusers' bounds of the log-variance
-            mean = mean + np.exp(0.5 * np.clip(log_variance, -30.0, 20.0)) * noise
+            mean = mean + np.exp(0.5 * np.clip(log_variance, -30.0, 20.0)) * _noise(mean.shape, seed)
         return np.ascontiguousarray((mean * self.manifest.scaling_factor).swapaxes(0, 1)[None])
 
     def decode(self, latents: np.ndarray, *, fps: float, callback: Callback | None = None) -> Video:
@@ -265,6 +264,12 @@ class Pipeline:
                 engine=self.engine,
             )
         return self._engines[graph].run(feeds)
+
+
+def _noise(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    if seed < 0:
+        raise InputError(f"seed must not be negative, got {seed}")
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 def _check_engine(graph: str, engine: Engine, manifest: Manifest) -> None:

@@ -110,3 +110,13 @@ def test_tuning_from_the_wheel_without_torch_names_the_extra(
     result = run(*command, cwd=tmp_path)
     assert result.returncode == 2
     assert 'is not installed. Install it with: pip install "tav-sdk[training]"' in result.stderr
+
+
+def test_importing_training_loads_no_torch(run: Run, tmp_path: Path) -> None:
+    assert "torch" not in loaded_by(run, "from tav_sdk.training import TuneConfig", tmp_path)
+
+
+def test_the_linter_bans_the_bare_roots() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="tomllib is in Python 3.11 and later")
+    lint = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["ruff"]["lint"]
+    assert set(LINKS) <= set(lint["flake8-tidy-imports"]["banned-api"])

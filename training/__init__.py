@@ -66,7 +66,7 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("torch", "diffusers", "transformers", "safetensors", "accelerate"):
-            raise MissingExtraError("tuning", "training", missing) from error
+            raise MissingExtraError("tav_sdk.training", "training", missing) from error
         raise
     value = globals()[name] = getattr(module, name)
     return value

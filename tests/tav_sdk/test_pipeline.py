@@ -102,8 +102,15 @@ def test_a_clip_of_another_length_is_refused(pipeline, clip_path):
 
 
 def test_too_many_steps_are_refused(pipeline, clip):
-    with pytest.raises(InputError, match="between 1 and 1000, got 0"):
+    with pytest.raises(InputError, match="num_inversion_steps must be between 1 and 1000, got 0"):
         pipeline.invert(clip, num_inversion_steps=0)
+
+
+@pytest.mark.parametrize("call", ["generate", "encode"])
+def test_a_negative_seed_is_refused(pipeline, clip, call):
+    first = {"generate": "a man", "encode": clip}[call]
+    with pytest.raises(InputError, match="seed must not be negative, got -1"):
+        getattr(pipeline, call)(first, seed=-1)
 
 
 def test_an_unknown_engine_is_refused(tiny_bundle):
