@@ -40,7 +40,7 @@ from tav_sdk.frames import to_pixels
 from tav_sdk.training import InflationOptions, TuneConfig, VideoUNet
 from tav_sdk.training.clip import encode_clip
 from tav_sdk.training.inflation import freeze_all_but_tuned
-from tav_sdk.training.tuning import Tuner
+from tav_sdk.training.tuner import Tuner
 
 
 def explicit_attention(

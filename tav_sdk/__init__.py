@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tav_sdk.engines.select import available_engines as available_engines
     from tav_sdk.errors import CancelledError as CancelledError
     from tav_sdk.errors import TavError as TavError
-    from tav_sdk.pipeline import Inversion as Inversion
+    from tav_sdk.inversion import Inversion as Inversion
     from tav_sdk.pipeline import Pipeline as Pipeline
     from tav_sdk.pipeline import load as load
     from tav_sdk.progress import StepProgress as StepProgress
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CancelledError": "errors",
     "DDIMSchedule": "schedule",
-    "Inversion": "pipeline",
+    "Inversion": "inversion",
     "Pipeline": "pipeline",
     "StepProgress": "progress",
     "TavError": "errors",

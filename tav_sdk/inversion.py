@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from tav_sdk.progress import Callback, StepProgress, UNet, report
 from tav_sdk.schedule import DDIMSchedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inversion:
+    """A clip's way back to noise, ready to be edited any number of times.
+
+    Attributes:
+        latents: ``(1, c, f, h, w)`` float32 at the highest noise level.
+        source_latents: ``(1, c, f, h, w)`` float32, the clip's own.
+        fps: the clip's frame rate.
+        prompt: what it was inverted with.
+        num_inversion_steps: U-Net evaluations it took.
+    """
+
+    latents: np.ndarray = field(repr=False)
+    source_latents: np.ndarray = field(repr=False)
+    fps: float
+    prompt: str
+    num_inversion_steps: int
 
 
 def ddim_invert(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +13,7 @@ from tav_sdk.engines.base import Engine, TensorSpec
 from tav_sdk.engines.select import open_engine, resolve_engine
 from tav_sdk.errors import InputError
 from tav_sdk.frames import to_frames, to_pixels
-from tav_sdk.inversion import ddim_invert
+from tav_sdk.inversion import Inversion, ddim_invert
 from tav_sdk.progress import Callback, StepProgress, report
 from tav_sdk.sampling import ddim_sample
 from tav_sdk.schedule import DDIMSchedule
@@ -23,25 +22,6 @@ from tav_sdk.video import Video
 
 VAE_CHUNK = 4
 """Frames that go through the VAE at a time: memory of a chunk, not of a clip."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inversion:
-    """A clip's way back to noise, ready to be edited any number of times.
-
-    Attributes:
-        latents: ``(1, c, f, h, w)`` float32 at the highest noise level.
-        source_latents: ``(1, c, f, h, w)`` float32, the clip's own.
-        fps: the clip's frame rate.
-        prompt: what it was inverted with.
-        num_inversion_steps: U-Net evaluations it took.
-    """
-
-    latents: np.ndarray = field(repr=False)
-    source_latents: np.ndarray = field(repr=False)
-    fps: float
-    prompt: str
-    num_inversion_steps: int
 
 
 class Pipeline:

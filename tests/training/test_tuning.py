@@ -10,7 +10,7 @@ from tav_sdk.schedule import DDIMSchedule
 from tav_sdk.training import BaseModel, TuneConfig, inflate, load_run, tune
 from tav_sdk.training.checkpoint import load_delta
 from tav_sdk.training.clip import ClipLatents
-from tav_sdk.training.tuning import Tuner
+from tav_sdk.training.tuner import Tuner
 
 
 @pytest.fixture
