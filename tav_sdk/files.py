@@ -57,7 +57,7 @@ def new_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     failure, an interrupt included; so are parents that were made for it. What was in ``out`` stays until then.
 
     Raises:
-        OutputError: ``out`` is a file, holds files and ``overwrite`` is not set, or cannot be written.
+        OutputError: ``out`` may not be written (see :func:`check_new`), or cannot be.
     """
     out = check_new(out, overwrite=overwrite)
     with _beside(out) as temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -176,6 +177,10 @@ class Pipeline:
 
     def encode(self, clip: Video, *, seed: int | None = None, callback: Callback | None = None) -> np.ndarray:
         """A clip's latents times the scaling factor: ``(1, c, f, h / s, w / s)`` float32; see :meth:`invert`."""
+        if not isinstance(clip, Video):
+            raise InputError(
+                f"a clip must be a tav_sdk.Video, got {type(clip).__name__}; wrap frames: Video(frames=, fps=)"
+            )
         want = (self.manifest.num_frames, self.manifest.height, self.manifest.width)
         got = (clip.num_frames, clip.height, clip.width)
         if got != want:
@@ -220,6 +225,8 @@ class Pipeline:
         guidance_scale: float,
         callback: Callback | None,
     ) -> Video:
+        if not math.isfinite(guidance_scale):
+            raise InputError(f"guidance_scale must be a finite number, got {guidance_scale}")
         states = self.encode_prompt(prompt)
         negative = self.encode_prompt(negative_prompt) if guidance_scale > 1 else None
         clean = ddim_sample(

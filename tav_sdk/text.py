@@ -75,7 +75,7 @@ class Tokenizer:
         Raises:
             PromptError: there is no prompt, or one is not a string.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        prompts = list(prompts) if isinstance(prompts, (list, tuple)) else [prompts]
         if not prompts:
             raise PromptError("the list of prompts is empty; give at least one prompt")
         for prompt in prompts:

@@ -97,9 +97,15 @@ def _unopenable(path: Path) -> VideoError:
 
 
 def decode(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """All frames in presentation order. After the last one: TruncatedVideoError if there should have been more."""
+    """All frames in presentation order; TruncatedVideoError at once, or after the last one, if there should be more."""
     from av.error import FFmpegError
 
+    size, end = path.stat().st_size, max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    if end > size:
+        raise TruncatedVideoError(
+            f"{path} is truncated: it has {size} bytes, its index names frames up to byte {end}. "
+            "Copy or download the file again."
+        )
     seen = 0
     last: float | None = None
     cause: Exception | None = None
@@ -115,7 +121,7 @@ def decode(path: Path, container: InputContainer, stream: VideoStream) -> Iterat
             if broken:
                 break
         else:
-            if not _ends_early(path, container, stream, last):
+            if not _ends_early(container, stream, last):
                 return
     except FFmpegError as error:
         cause = error
@@ -127,10 +133,7 @@ def decode(path: Path, container: InputContainer, stream: VideoStream) -> Iterat
     ) from cause
 
 
-def _ends_early(path: Path, container: InputContainer, stream: VideoStream, last: float | None) -> bool:
-    size = path.stat().st_size
-    if any(entry.pos + entry.size > size for entry in stream.index_entries):
-        return True
+def _ends_early(container: InputContainer, stream: VideoStream, last: float | None) -> bool:
     if stream.frames or not container.duration or len(container.streams) > 1 or container.format.name == "mpegts":
         return False
     shown = 0.0 if last is None else last - (container.start_time or 0) / 1e6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -143,7 +144,7 @@ class BaseModel:
     @contextlib.contextmanager
     def _reading(self, part: str) -> Iterator[None]:
         levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
-        diffusers_logging.set_verbosity_error()
+        diffusers_logging.set_verbosity(logging.CRITICAL)  # it logs an error for each name that it tries
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         try:

@@ -100,7 +100,10 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     with new_file(path) as temporary:
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
             save_file(contiguous, temporary, metadata=dict(metadata or {}))
+            temporary.chmod(mode)  # safetensors writes for the owner alone
         except SafetensorError as error:  # a full disk is no OSError there
             raise OutputError(f"cannot write {path}: {error}") from error
 

@@ -95,6 +95,7 @@ def _translate(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         else:
             reason = INSTEAD.get(key) or INSTEAD.get(section) or "there is no such setting here"
             notes.append(f"{key} is not honoured: {reason}")
+    notes.append("the defaults differ from the released code's formulas; --preset original computes those")
     return ours, notes
 
 

@@ -75,7 +75,11 @@ def tune(
     if resume and (out / DELTA).is_file():
         return _finished(config, load_run(out))
     check_new(out, overwrite=overwrite)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if (partial_folder(out) / RESUME).is_file() and not (resume or overwrite):
+        raise OutputError(
+            f"an unfinished run of {out} is there; continue it with --resume, or start anew with --overwrite"
+        )
+    device = _device(device)
     base = BaseModel(Path(config.base), allow_pickle=config.allow_pickle)
     check_size(config.height, config.width, base.size_multiple)
     schedule = base.schedule
@@ -153,12 +157,12 @@ def _check_same_run(folder: Path, record: dict[str, Any]) -> None:
         try:
             before = json.loads(started.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise CheckpointError(f"{started} is damaged: {error}; tune without --resume") from error
+            raise CheckpointError(f"{started} is damaged: {error}; start anew with --overwrite") from error
         old, new = _identity(before), _identity(record)
         if changed := sorted(key for key in new if new[key] != old.get(key)):
             what = ", ".join(f"{key} (was {old.get(key)!r}, is {new[key]!r})" for key in changed)
             raise ConfigError(
-                f"the unfinished run cannot be resumed with other settings: {what}; tune without --resume"
+                f"the unfinished run cannot be resumed with other settings: {what}; start anew with --overwrite"
             )
     started.write_text(json.dumps(record), encoding="utf-8")
 
@@ -168,7 +172,24 @@ def _identity(record: dict[str, Any]) -> dict[str, Any]:
     return kept | {"base hash": record["base"]["sha256"], "clip hash": record["clip"]["sha256"]}
 
 
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"the device {str(device)!r} cannot be used here: {reason}; leave --device out") from error
+    return found
+
+
 def _finished(config: TuneConfig, run: Run) -> Run:
+    changed = [
+        key for key, value in run.config.to_dict().items() if key not in MAY_CHANGE and value != config.to_dict()[key]
+    ]
+    if changed:
+        raise ConfigError(
+            f"the run {run.folder} is finished, with other settings ({', '.join(changed)}); tune anew with --overwrite"
+        )
     if run.config.num_train_steps != config.num_train_steps:
         raise InputError(
             f"the run {run.folder} is finished with {run.config.num_train_steps} steps and cannot be resumed to "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 
@@ -10,6 +11,13 @@ def main() -> None:
     """Entry point of the ``tav`` command."""
     # Waiting OpenMP threads sleep instead of spinning: on a machine with other work, spinning is many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    interrupts: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
     try:
         from tav_sdk.cli.app import app
 
@@ -18,15 +26,17 @@ def main() -> None:
         sys.stderr.write("interrupted; nothing was written\n")
         _leave(2)
     except SystemExit as end:
-        if _follows_an_interrupt(end):
-            _leave(end.code if isinstance(end.code, int) else 2)
+        if interrupts:
+            if end.code != 2:
+                sys.stderr.write("interrupted; nothing was written\n")
+            _leave(2)
         raise
-
-
-def _follows_an_interrupt(error: BaseException | None) -> bool:
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
+    except Exception:
+        # An extension module that is interrupted while it is imported says that its import failed.
+        if not interrupts:
+            raise
+        sys.stderr.write("interrupted; nothing was written\n")
+        _leave(2)
 
 
 def _leave(code: int) -> None:

@@ -28,7 +28,7 @@ GuidanceOpt = Annotated[float, typer.Option(help="Classifier-free guidance; at m
 FpsOpt = Annotated[float | None, typer.Option(help="Frame rate of the videos.", show_default="the clip's")]
 FormatOpt = Annotated[str, typer.Option("--format", help="mp4, gif or webp.")]
 EngineOpt = Annotated[str, typer.Option(help="auto, onnxruntime-cpu or onnxruntime-cuda.")]
-OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")]
+OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace the whole folder --out, whatever is in it.")]
 
 
 def edit(

@@ -17,7 +17,9 @@ def export(
     base: Annotated[
         Path | None, typer.Option(help="The base model, if it is no longer where the run was tuned.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the whole folder --out, whatever is in it.")
+    ] = False,
 ) -> None:
     """Export a tuned run to a bundle: ONNX graphs, tokenizer and schedule, which need no PyTorch to run.
 

@@ -76,7 +76,9 @@ def tune(
     ] = None,
     device: Annotated[str | None, typer.Option(help="A torch device.", show_default="a GPU if there is one")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the whole folder --out, whatever is in it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a step on standard output, no bar.")] = False,
 ) -> None:
     """Tune a base model on one captioned clip.

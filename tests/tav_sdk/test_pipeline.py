@@ -106,6 +106,17 @@ def test_too_many_steps_are_refused(pipeline, clip):
         pipeline.invert(clip, num_inversion_steps=0)
 
 
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_guidance_that_is_no_number_is_refused(pipeline, scale):
+    with pytest.raises(InputError, match="guidance_scale must be a finite number, got"):
+        pipeline.generate("a man", guidance_scale=scale)
+
+
+def test_an_array_instead_of_a_clip_is_refused(pipeline, clip):
+    with pytest.raises(InputError, match=r"a clip must be a tav_sdk.Video, got ndarray; wrap frames: Video\("):
+        pipeline.invert(clip.frames)
+
+
 @pytest.mark.parametrize("call", ["generate", "encode"])
 def test_a_negative_seed_is_refused(pipeline, clip, call):
     first = {"generate": "a man", "encode": clip}[call]

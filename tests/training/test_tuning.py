@@ -104,7 +104,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(config, tmp_path):
 def test_resuming_with_other_settings_is_refused(config):
     with pytest.raises(KeyboardInterrupt):
         tune(config, callback=stop_after(2))
-    with pytest.raises(ConfigError, match=r"learning_rate \(was 0.001, is 0.01\); tune without --resume"):
+    with pytest.raises(ConfigError, match=r"learning_rate \(was 0.001, is 0.01\); start anew with --overwrite"):
         tune(config.replace(learning_rate=0.01), resume=True)
 
 
@@ -117,6 +117,31 @@ def test_resuming_a_finished_run_to_more_steps_is_refused(config):
     tune(config)
     with pytest.raises(InputError, match="is finished with 5 steps and cannot be resumed to 9"):
         tune(config.replace(num_train_steps=9), resume=True)
+
+
+def test_resuming_a_finished_run_with_other_settings_is_refused(config):
+    tune(config)
+    with pytest.raises(ConfigError, match=r"is finished, with other settings \(learning_rate\); tune anew"):
+        tune(config.replace(learning_rate=0.01), resume=True)
+
+
+def test_an_unfinished_run_is_not_thrown_away_unasked(config, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        tune(config, callback=stop_after(2))
+    with pytest.raises(OutputError, match=r"is there; continue it with --resume, or start anew with --overwrite"):
+        tune(config)
+    assert tune(config, overwrite=True).config == config
+    assert hidden(tmp_path) == ["run"]
+
+
+def test_a_device_that_is_not_there_is_refused(config):
+    with pytest.raises(ConfigError, match=r"the device 'nonsense' cannot be used here: .*; leave --device out"):
+        tune(config, device="nonsense")
+
+
+def test_the_delta_can_be_read_by_whoever_may_read_the_record(config):
+    run = tune(config)
+    assert run.delta_path.stat().st_mode == (run.folder / "run.json").stat().st_mode
 
 
 def test_resuming_without_an_unfinished_run_starts_one(config):
