@@ -75,13 +75,15 @@ class Tokenizer:
         Raises:
             PromptError: there is no prompt, or one is not a string.
         """
-        prompts = list(prompts) if isinstance(prompts, (list, tuple)) else [prompts]
-        if not prompts:
+        given: list[object] = list(prompts) if isinstance(prompts, (list, tuple)) else [prompts]
+        if not given:
             raise PromptError("the list of prompts is empty; give at least one prompt")
-        for prompt in prompts:
+        rows = []
+        for prompt in given:
             if not isinstance(prompt, str):
                 raise PromptError(f"a prompt must be a string, got {type(prompt).__name__}")
-        return np.array([self._encode(prompt) for prompt in prompts], dtype=np.int64)
+            rows.append(self._encode(prompt))
+        return np.array(rows, dtype=np.int64)
 
     def _encode(self, prompt: str) -> list[int]:
         encoding = self._backend.encode(prompt)
