@@ -4,6 +4,7 @@
 #   VENV=.venv             where the environment is
 #   TORCH_ARGS=...         more arguments to the installation of torch, for example another index
 #   PYTEST_ARGS=...        more arguments to pytest, for example: PYTEST_ARGS="-k inflation"
+#   DEMO_ARGS, POCKET_ARGS, ABLATION_ARGS, BENCH_ARGS   arguments of the command of that target
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -14,6 +15,8 @@ PYTHON ?=
 TORCH_ARGS ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?= --out demo
+POCKET_ARGS ?= --setting small --out pocket-training
+ABLATION_ARGS ?= --out ablation
 BENCH ?= benchmarks/tune_step.py
 BENCH_ARGS ?=
 
@@ -26,7 +29,7 @@ export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup lint check test format demo wheel bench lint-docker clean
+.PHONY: help setup lint check test format demo pocket ablation wheel bench lint-docker clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -76,8 +79,14 @@ format: setup  ## rewrite the sources as ruff wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-demo: setup  ## set everything up; tune, export, invert and edit a clip
+demo: setup  ## set everything up; tune on a clip, export, invert, edit and evaluate
 	$(BIN)/tav demo $(DEMO_ARGS)
+
+pocket: setup  ## train the embedded base model from scratch (hours on a CPU; goes on where it was)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tav_sdk.training.pocket.train $(POCKET_ARGS)
+
+ablation: setup  ## the paper's ablations as a table, on the embedded base (about an hour; goes on where it was)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.ablation $(ABLATION_ARGS)
 
 wheel: setup  ## build the wheel and the source archive into dist/
 	rm -rf build dist

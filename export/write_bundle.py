@@ -87,6 +87,7 @@ def export_bundle(
             vae_scale_factor=model.vae_scale_factor,
             scaling_factor=model.scaling_factor,
             inflation=config.inflation.to_dict(),
+            guidance_scale=model.recommended.guidance_scale,
             graphs=entries,
             files=file_entries(folder),
             provenance=_provenance(run),

@@ -97,6 +97,7 @@ class Manifest(_Strict):
         vae_scale_factor: pixels per latent along one side.
         scaling_factor: what the VAE's latents are multiplied with.
         inflation: how the U-Net was inflated.
+        guidance_scale: what the base is best edited with, the paper's 12.5 for Stable Diffusion.
         graphs: the four graphs by name.
         files: size and hash of every file, by its path in the bundle.
         provenance: base, clip, tuning and versions, for people.
@@ -112,6 +113,7 @@ class Manifest(_Strict):
     vae_scale_factor: int
     scaling_factor: float
     inflation: dict[str, Any]
+    guidance_scale: float = 12.5
     graphs: dict[str, GraphEntry]
     files: dict[str, FileEntry]
     provenance: dict[str, Any]

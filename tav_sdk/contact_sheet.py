@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["contact_sheet", "frame_sheet"]
 
 _TILE_WIDTH = 192  # pixels, the widest a frame becomes unless ``scale`` says otherwise
+_SMALL = 96  # pixels; narrower frames are drawn at twice their size
 _MAX_FRAMES = 64
 _INK, _FAINT_INK, _PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
 _LABEL_SIZE, _INDEX_SIZE = 18, 13  # font sizes, pixels
@@ -41,7 +42,8 @@ def contact_sheet(
     Args:
         rows: label to clip, ``(f, h, w, 3)`` uint8 RGB; long labels are wrapped, an empty one takes no room.
         num_columns: frames in a row. Of a longer clip this many are shown, evenly chosen, first and last included.
-        scale: drawn size over frame size; ``None`` draws frames at their size, but no wider than 192 pixels.
+        scale: drawn size over frame size; ``None`` draws frames at their size, but no wider than 192 pixels, and
+            twice as large where they are narrower than 96.
 
     Returns:
         ``(height, width, 3)`` uint8 RGB on white.
@@ -129,8 +131,9 @@ def _draw(rows: Sequence[_Row], scale: float | None) -> NDArray[np.uint8]:
 
 def _tile_size(frames: NDArray[np.uint8], scale: float | None) -> tuple[int, int]:
     height, width = frames.shape[1:3]
-    factor = min(1.0, _TILE_WIDTH / width) if scale is None else scale
-    return max(1, round(height * factor)), max(1, round(width * factor))
+    if scale is None:
+        scale = 2.0 if width < _SMALL else min(1.0, _TILE_WIDTH / width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _wrapped(label: str, font: FreeTypeFont | ImageFont, width: float) -> list[str]:

@@ -61,20 +61,28 @@ def new_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     out = check_new(out, overwrite=overwrite)
     with _beside(out) as temporary:
-        new, old = temporary / "new", temporary / "old"
+        new = temporary / "new"
         with _write_errors(out, temporary):
             new.mkdir()
         with _write_errors(out, temporary):
             yield new
         with _write_errors(out, temporary):
-            if out.exists():
-                os.replace(out, old)
-            try:
-                os.replace(new, out)
-            except BaseException:
-                if old.exists():
-                    os.replace(old, out)
-                raise
+            put_in_place(new, out)
+
+
+def put_in_place(new: Path, out: Path) -> None:
+    """Rename a finished folder to ``out``; what was there is kept until that is done, and removed then."""
+    if not out.exists():
+        os.replace(new, out)
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.absolute().parent) as aside:
+        old = Path(aside) / out.name
+        os.replace(out, old)
+        try:
+            os.replace(new, out)
+        except BaseException:
+            os.replace(old, out)
+            raise
 
 
 @contextlib.contextmanager

@@ -121,7 +121,7 @@ class Pipeline:
         *,
         negative_prompt: str = "",
         num_inference_steps: int = 50,
-        guidance_scale: float = 12.5,
+        guidance_scale: float | None = None,
         callback: Callback | None = None,
     ) -> Video:
         """Sample a new video for ``prompt`` from an inverted clip, with classifier-free guidance.
@@ -131,7 +131,8 @@ class Pipeline:
             inversion: from :meth:`invert`.
             negative_prompt: what it is not to show.
             num_inference_steps: DDIM steps, in [1, T].
-            guidance_scale: at most 1 switches guidance off, which halves the work.
+            guidance_scale: at most 1 switches guidance off, which halves the work; by default what the base is best
+                edited with, :attr:`Manifest.guidance_scale`.
             callback: called after each step of ``sampling`` and ``decode``; ``False`` cancels.
 
         Raises:
@@ -157,7 +158,7 @@ class Pipeline:
         seed: int = 0,
         negative_prompt: str = "",
         num_inference_steps: int = 50,
-        guidance_scale: float = 12.5,
+        guidance_scale: float | None = None,
         fps: float | None = None,
         callback: Callback | None = None,
     ) -> Video:
@@ -222,9 +223,11 @@ class Pipeline:
         latents: np.ndarray,
         fps: float,
         num_inference_steps: int,
-        guidance_scale: float,
+        guidance_scale: float | None,
         callback: Callback | None,
     ) -> Video:
+        if guidance_scale is None:
+            guidance_scale = self.manifest.guidance_scale
         if not math.isfinite(guidance_scale):
             raise InputError(f"guidance_scale must be a finite number, got {guidance_scale}")
         states = self.encode_prompt(prompt)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tav_sdk.training.base import BaseModel as BaseModel
     from tav_sdk.training.checkpoint import Run as Run
     from tav_sdk.training.checkpoint import load_run as load_run
+    from tav_sdk.training.clip_score import ClipScorer as ClipScorer
     from tav_sdk.training.config import InflationOptions as InflationOptions
     from tav_sdk.training.config import TuneConfig as TuneConfig
     from tav_sdk.training.inflation import deflate as deflate
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BaseModel": "base",
+    "ClipScorer": "clip_score",
     "InflationOptions": "config",
     "Run": "checkpoint",
     "TorchEngine": "torch_engine",
@@ -43,6 +45,7 @@ _HOMES = {
 }
 __all__ = [
     "BaseModel",
+    "ClipScorer",
     "InflationOptions",
     "Run",
     "TorchEngine",

@@ -16,13 +16,16 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from tav_sdk.errors import BaseModelError, PickledWeightsError
 from tav_sdk.files import sha256_of
+from tav_sdk.pocket import find_base
 from tav_sdk.schedule import DDIMSchedule
 from tav_sdk.text import Tokenizer
+from tav_sdk.training.recommended import Recommended, read_recommended
 
 PARTS = {
     "unet": "config.json",
@@ -40,7 +43,8 @@ class BaseModel:
     """A text-to-image model whose parts are read one at a time, so that no more than needed is in memory.
 
     Args:
-        folder: a diffusers folder with ``unet``, ``vae``, ``text_encoder``, ``tokenizer`` and ``scheduler``.
+        folder: a diffusers folder with ``unet``, ``vae``, ``text_encoder``, ``tokenizer`` and ``scheduler``, or
+            ``pocket``, the base in the package.
         allow_pickle: read ``.bin`` weights where there is no ``.safetensors``; ``torch.load(weights_only=True)``.
 
     Raises:
@@ -52,11 +56,11 @@ class BaseModel:
     allow_pickle: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))
+        object.__setattr__(self, "folder", find_base(self.folder))
         if not self.folder.is_dir():
             raise BaseModelError(
-                f"there is no base model folder {self.folder}; give a folder in the diffusers layout, or make one to "
-                "try with: tav make-tiny-base OUT"
+                f"there is no base model folder {self.folder}; give a folder in the diffusers layout, or "
+                "'pocket', the base in the package"
             )
         missing = [f"{part}/{name}" for part, name in PARTS.items() if not (self.folder / part / name).is_file()]
         if missing:
@@ -97,6 +101,11 @@ class BaseModel:
     def schedule(self) -> DDIMSchedule:
         """The noise schedule of the base's scheduler configuration."""
         return DDIMSchedule.from_config(self.configs["scheduler"])
+
+    @cached_property
+    def recommended(self) -> Recommended:
+        """What the base is best tuned and edited with."""
+        return read_recommended(self.folder)
 
     @cached_property
     def sha256(self) -> str:
@@ -151,7 +160,7 @@ class BaseModel:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 yield
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BaseModelError(f"the {part} of the base model {self.folder} cannot be read: {first_line}") from error
         finally:

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tav_sdk.errors import ConfigError, PromptError
+from tav_sdk.pocket import POCKET
+from tav_sdk.training.recommended import read_recommended
 
 Preset = Literal["default", "original"]
 TemporalMask = Literal["causal", "none"]
 GroupNormMode = Literal["frame", "video"]
 AttentionMode = Literal["sparse_causal", "spatial", "first", "causal", "full"]
 MixedPrecision = Literal["no", "fp16", "bf16"]
+
+OF_THE_BASE: Any = None
+"""Default of a field that the base decides; see :mod:`tav_sdk.training.recommended`."""
 
 
 def check_choice(name: str, value: object, kind: Any) -> None:
@@ -84,10 +89,13 @@ class InflationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
-    """Everything that decides the outcome of one-shot tuning (paper, section 4.2; defaults are the paper's).
+    """Everything that decides the outcome of one-shot tuning (paper, section 4.2).
+
+    Size, steps and learning rate default to what the base recommends, otherwise to the paper's (512, 300, 3e-5). They
+    are looked up on construction, so that a configuration always holds numbers.
 
     Attributes:
-        base: folder of the base model in the diffusers layout.
+        base: folder of the base model in the diffusers layout, or ``pocket``, the one in the package.
         video: the clip's file.
         prompt: the clip's caption, at most 77 tokens.
         out: the run folder to write.
@@ -113,19 +121,20 @@ class TuneConfig:
     Raises:
         ConfigError: a value is out of range.
         PromptError: the prompt is empty.
+        BaseModelError: the base's recommendation is damaged.
     """
 
-    base: str
+    base: str = POCKET
     video: str
     prompt: str
     out: str
     num_frames: int = 8
     start: int = 0
     stride: int = 1
-    height: int = 512
-    width: int = 512
-    num_train_steps: int = 300
-    learning_rate: float = 3e-5
+    height: int = OF_THE_BASE
+    width: int = OF_THE_BASE
+    num_train_steps: int = OF_THE_BASE
+    learning_rate: float = OF_THE_BASE
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
@@ -141,6 +150,10 @@ class TuneConfig:
     def __post_init__(self) -> None:
         for name in ("base", "video", "out"):
             object.__setattr__(self, name, str(getattr(self, name)))
+        recommended = read_recommended(self.base)
+        for name in ("height", "width", "num_train_steps", "learning_rate"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(recommended, name))
         if isinstance(self.inflation, Mapping):
             object.__setattr__(self, "inflation", InflationOptions.from_dict(self.inflation))
         if not self.prompt.strip():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from tav_sdk.errors import CheckpointError, ConfigError, InputError, NonFiniteLossError, OutputError
-from tav_sdk.files import check_new, sha256_of
+from tav_sdk.files import check_new, put_in_place, sha256_of
 from tav_sdk.frames import check_size
 from tav_sdk.progress import Callback, StepProgress, report
 from tav_sdk.schedule import DDIMSchedule
@@ -105,9 +104,7 @@ def tune(
         write_record(folder, record)
         for name in (RESUME, STARTED):
             (folder / name).unlink(missing_ok=True)
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(folder, out)
+        put_in_place(folder, out)
     return load_run(out)
 
 

@@ -7,6 +7,7 @@ import typer
 from tav_sdk.cli.console import guarded
 from tav_sdk.cli.demo import demo
 from tav_sdk.cli.edit import edit, generate
+from tav_sdk.cli.evaluate import evaluate
 from tav_sdk.cli.export import export
 from tav_sdk.cli.info import info
 from tav_sdk.cli.tiny_base import make_tiny_base
@@ -42,6 +43,7 @@ app.command(no_args_is_help=True)(guarded(tune))
 app.command(no_args_is_help=True)(guarded(export))
 app.command(no_args_is_help=True)(guarded(edit))
 app.command(no_args_is_help=True)(guarded(generate))
+app.command(no_args_is_help=True)(guarded(evaluate))
 app.command(no_args_is_help=True)(guarded(info))
 app.command()(guarded(demo))
 app.command("make-tiny-base", no_args_is_help=True)(guarded(make_tiny_base))

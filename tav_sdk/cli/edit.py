@@ -24,7 +24,10 @@ PromptOpt = Annotated[
 OutOpt = Annotated[Path, typer.Option(help="The folder to write the videos to.")]
 NegativeOpt = Annotated[str, typer.Option(help="What the new video does not show.")]
 StepsOpt = Annotated[int, typer.Option(help="DDIM steps of sampling.")]
-GuidanceOpt = Annotated[float, typer.Option(help="Classifier-free guidance; at most 1 is none.")]
+GuidanceOpt = Annotated[
+    float | None,
+    typer.Option(help="Classifier-free guidance; at most 1 is none.", show_default="the base's: 12.5, Pocket 3.5"),
+]
 FpsOpt = Annotated[float | None, typer.Option(help="Frame rate of the videos.", show_default="the clip's")]
 FormatOpt = Annotated[str, typer.Option("--format", help="mp4, gif or webp.")]
 EngineOpt = Annotated[str, typer.Option(help="auto, onnxruntime-cpu or onnxruntime-cuda.")]
@@ -39,7 +42,7 @@ def edit(
     negative_prompt: NegativeOpt = "",
     num_inference_steps: StepsOpt = 50,
     num_inversion_steps: Annotated[int, typer.Option(help="DDIM steps of inversion.")] = 50,
-    guidance_scale: GuidanceOpt = 12.5,
+    guidance_scale: GuidanceOpt = None,
     inversion_prompt: Annotated[
         str, typer.Option(help="Prompt to invert the clip with; empty as in the paper, or the clip's caption.")
     ] = "",
@@ -52,11 +55,15 @@ def edit(
     fps: FpsOpt = None,
     file_format: FormatOpt = "mp4",
     engine: EngineOpt = "auto",
+    reconstruct: Annotated[
+        bool, typer.Option("--reconstruct", help="Also sample with the clip's own caption, without guidance.")
+    ] = False,
     overwrite: OverwriteOpt = False,
 ) -> None:
     """Edit a clip by text: DDIM inversion, then sampling with each prompt.
 
-    Writes one video a prompt (00.mp4, 01.mp4, ...), source.mp4, sheet.png (all of them side by side) and edits.json.
+    Writes one video a prompt (00.mp4, 01.mp4, ...), source.mp4, sheet.png (all of them side by side) and edits.json;
+    with --reconstruct also reconstruction.mp4, which tav evaluate compares with the source.
 
     [bold]Examples[/]
 
@@ -101,18 +108,28 @@ def edit(
                 )
                 for one in prompts
             ]
+            rows = {"source": clip}
+            if reconstruct:
+                rows["reconstruction"] = pipeline.edit(
+                    pipeline.manifest.prompt,
+                    inversion,
+                    num_inference_steps=num_inference_steps,
+                    guidance_scale=1.0,
+                    callback=show,
+                )
         settings = {
+            "bundle": bundle.name,
+            "caption": pipeline.manifest.prompt,
             "video": video.name,
             "negative_prompt": negative_prompt,
             "num_inference_steps": num_inference_steps,
             "num_inversion_steps": num_inversion_steps,
-            "guidance_scale": guidance_scale,
+            "guidance_scale": pipeline.manifest.guidance_scale if guidance_scale is None else guidance_scale,
             "inversion_prompt": inversion_prompt,
             "seed": seed,
             "engine": pipeline.engine,
         }
-        clip.save(folder / f"source{suffix}", fps=fps)
-        _write(folder, prompts, videos, suffix, fps, settings, {"source": clip})
+        _write(folder, prompts, videos, suffix, fps, settings, rows)
     _say_where(out)
 
 
@@ -123,7 +140,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Of the noise: same seed, same video.")] = 0,
     negative_prompt: NegativeOpt = "",
     num_inference_steps: StepsOpt = 50,
-    guidance_scale: GuidanceOpt = 12.5,
+    guidance_scale: GuidanceOpt = None,
     fps: FpsOpt = None,
     file_format: FormatOpt = "mp4",
     engine: EngineOpt = "auto",
@@ -161,7 +178,7 @@ def generate(
         settings = {
             "negative_prompt": negative_prompt,
             "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
+            "guidance_scale": pipeline.manifest.guidance_scale if guidance_scale is None else guidance_scale,
             "seed": seed,
             "engine": pipeline.engine,
         }
@@ -208,6 +225,8 @@ def _write(
 
     from tav_sdk.contact_sheet import contact_sheet
 
+    for name, video in rows.items():
+        video.save(folder / f"{name}{suffix}", fps=fps)
     # Numbered, since a prompt is no file name.
     names = [f"{index:02d}{suffix}" for index in range(len(prompts))]
     for name, video in zip(names, videos, strict=True):

@@ -12,10 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from tav_sdk.errors import InputError
+from tav_sdk.pocket import find_base
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="A bundle, a run, a base model folder, or a video.")],
+    path: Annotated[Path, typer.Argument(help="A bundle, a run, a base model folder (or pocket), or a video.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Say what a bundle, a run, a base model or a video is.
@@ -24,7 +25,7 @@ def info(
 
       tav info bundles/skiing
     """
-    facts = _facts(path)
+    facts = _facts(find_base(path) if not path.exists() else path)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return

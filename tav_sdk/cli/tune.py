@@ -13,14 +13,21 @@ import typer
 from tav_sdk.cli.console import say, stages
 from tav_sdk.errors import CancelledError, InputError, MissingExtraError
 from tav_sdk.files import check_apart
+from tav_sdk.pocket import find_base
 from tav_sdk.progress import StepProgress
 
-REQUIRED = ("base", "video", "prompt", "out")
+REQUIRED = ("video", "prompt", "out")
 INFLATION = ("preset", "temporal_mask", "group_norm", "attention", "temporal")
 
 
 def tune(
-    base: Annotated[str | None, typer.Option(help="Folder of the base model, in the diffusers layout.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of the base model, in the diffusers layout, or pocket: the one in the package.",
+            show_default="pocket",
+        ),
+    ] = None,
     video: Annotated[Path | None, typer.Option(help="The clip to tune on.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What the clip shows, such as 'a man is skiing'.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder to write.")] = None,
@@ -35,10 +42,18 @@ def tune(
     ] = None,
     start: Annotated[int | None, typer.Option(help="Index of the first frame taken.", show_default="0")] = None,
     stride: Annotated[int | None, typer.Option(help="Distance between frames taken.", show_default="1")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels; a multiple of 64 for SD.", show_default="512")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels; a multiple of 64 for SD.", show_default="512")] = None,
-    num_train_steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default="300")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="AdamW's, constant.", show_default="3e-5")] = None,
+    height: Annotated[
+        int | None, typer.Option(help="Pixels; a multiple of 64 for SD.", show_default="the base's")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Pixels; a multiple of 64 for SD.", show_default="the base's")
+    ] = None,
+    num_train_steps: Annotated[
+        int | None, typer.Option(help="Optimizer steps.", show_default="300; Pocket 150")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="AdamW's, constant.", show_default="3e-5; Pocket 1e-4")
+    ] = None,
     max_grad_norm: Annotated[float | None, typer.Option(help="Gradient clipping.", show_default="1.0")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same result.", show_default="33")] = None,
     mixed_precision: Annotated[
@@ -116,7 +131,7 @@ def tune(
     if missing := [f"--{key}" for key in REQUIRED if key not in merged]:
         raise InputError(f"give {', '.join(missing)} (or a --config file that has it); see tav tune --help")
     settings = TuneConfig.from_dict(merged)
-    check_apart(settings.out, settings.base, settings.video)
+    check_apart(settings.out, find_base(settings.base), settings.video)
 
     from tav_sdk.training import tune as run_tuning
     from tav_sdk.training.checkpoint import partial_folder

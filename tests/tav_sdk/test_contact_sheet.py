@@ -10,7 +10,7 @@ from tav_sdk.errors import InputError
 from tav_sdk.video import Video
 
 
-def _grey(num_frames: int, height: int = 40, width: int = 60) -> np.ndarray:
+def _grey(num_frames: int, height: int = 40, width: int = 100) -> np.ndarray:
     """Frame i has the value 2 * i everywhere."""
     values = np.arange(num_frames, dtype=np.uint8) * 2
     return np.broadcast_to(values[:, None, None, None], (num_frames, height, width, 3)).copy()
@@ -25,7 +25,7 @@ def _columns(sheet: np.ndarray, y: int) -> list[int]:
 def test_frames_run_left_to_right_at_their_size_on_white() -> None:
     sheet = contact_sheet({"": _grey(3)})
     assert sheet.dtype == np.uint8
-    assert sheet.shape[1] == 16 + 3 * 60 + 2 * 6 + 16
+    assert sheet.shape[1] == 16 + 3 * 100 + 2 * 6 + 16
     assert sheet[0, 0].tolist() == [255, 255, 255]
     assert _columns(sheet, 30) == [0, 2, 4]
 
@@ -75,7 +75,7 @@ def test_frame_sheet_shows_every_frame_in_rows() -> None:
 
 
 def test_frame_sheet_stays_bounded_for_long_clips() -> None:
-    assert frame_sheet(_grey(500, 8, 8)).shape[0] == 8 * (8 + 21) + 7 * 6 + 32
+    assert frame_sheet(_grey(500, 8, 8)).shape[0] == 8 * (16 + 21) + 7 * 6 + 32
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,8 @@ def test_bad_arguments(rows: dict, options: dict, text: str) -> None:
     with pytest.raises(InputError) as error:
         contact_sheet(rows, **options)
     assert text in str(error.value)
+
+
+def test_small_frames_are_drawn_twice_as_large() -> None:
+    assert contact_sheet({"": _grey(1, 64, 64)}).shape[1] == 128 + 32
+    assert contact_sheet({"": _grey(1, 64, 64)}, scale=1).shape[1] == 64 + 32

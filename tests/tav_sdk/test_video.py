@@ -417,7 +417,7 @@ def test_animations_loop_and_keep_frames_and_duration(tmp_path: Path, suffix: st
 
 def test_png_is_a_contact_sheet(tmp_path: Path) -> None:
     with Image.open(_smooth(10).save(tmp_path / "a.PNG")) as image:
-        assert image.size == (8 * 64 + 7 * 6 + 32, 2 * (48 + 21) + 6 + 32)
+        assert image.size == (8 * 128 + 7 * 6 + 32, 2 * (96 + 21) + 6 + 32)
 
 
 @pytest.mark.parametrize(("name", "got"), [("a.mov", "'.mov'"), ("a", "a name without one")])

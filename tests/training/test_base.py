@@ -33,7 +33,7 @@ def test_the_identity_is_that_of_the_contents(tiny_base, copied):
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(BaseModelError, match=r"there is no base model folder .*tav make-tiny-base OUT"):
+    with pytest.raises(BaseModelError, match=r"there is no base model folder .*'pocket', the base in the package"):
         BaseModel(tmp_path / "none")
 
 

@@ -85,11 +85,11 @@ def render_clip(
 
 # The clips that ship as samples, each crossing half the picture or more.
 SAMPLE_CLIPS: dict[str, dict[str, object]] = {
-    "car-road": {"subject": "car", "background": "road", "color": "red", "start": 0.2, "end": 0.8, "seed": 1},
-    "bus-beach": {"subject": "bus", "background": "beach", "color": "blue", "start": 0.8, "end": 0.22, "seed": 2},
-    "pig-grass": {"subject": "pig", "background": "grass", "start": 0.78, "end": 0.22, "seed": 3},
+    "car-road": {"subject": "car", "background": "road", "color": "red", "start": 0.24, "end": 0.78, "seed": 1},
+    "bus-beach": {"subject": "bus", "background": "beach", "color": "blue", "start": 0.78, "end": 0.24, "seed": 2},
+    "pig-grass": {"subject": "pig", "background": "grass", "start": 0.78, "end": 0.24, "seed": 3},
     "elephant-desert": {"subject": "elephant", "background": "desert", "start": 0.25, "end": 0.75, "seed": 4},
-    "horse-snow": {"subject": "horse", "background": "snow", "start": 0.22, "end": 0.78, "strides": 3.0, "seed": 5},
+    "horse-snow": {"subject": "horse", "background": "snow", "start": 0.24, "end": 0.77, "strides": 3.0, "seed": 5},
     "penguin-snow": {"subject": "penguin", "background": "snow", "start": 0.8, "end": 0.2, "strides": 4.0, "seed": 6},
     "tractor-grass": {
         "subject": "tractor",

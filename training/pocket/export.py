@@ -8,17 +8,21 @@ from pathlib import Path
 import torch
 from transformers import CLIPImageProcessorPil
 
+from tav_sdk.pocket import SAMPLES
 from tav_sdk.training.pocket.autoencoder import load_autoencoder
 from tav_sdk.training.pocket.clip_model import load_clip, text_tower
-from tav_sdk.training.pocket.config import PICTURE_SIZE, TrainingSetting
+from tav_sdk.training.pocket.config import PICTURE_SIZE, RECOMMENDED, TrainingSetting
+from tav_sdk.training.pocket.samples import write_samples
 from tav_sdk.training.pocket.text import write_tokenizer
 from tav_sdk.training.pocket.unet import build_scheduler, load_unet
+from tav_sdk.training.recommended import RECOMMENDED_FILE
 
 
 def export_pocket(setting: TrainingSetting, state: Path, folder: Path) -> int:
     """Export the training state in ``state`` to ``folder``; returns the U-Net's step.
 
-    Layout: ``model_index.json``, ``unet/``, ``vae/``, ``text_encoder/``, ``tokenizer/``, ``scheduler/``, ``clip/``.
+    Layout: ``model_index.json``, ``tav_sdk.json``, ``unet/``, ``vae/``, ``text_encoder/``, ``tokenizer/``,
+    ``scheduler/``, ``clip/``, ``samples/``: all that ``tav_sdk/pocket`` holds but its code and model card.
     """
     unet, step = load_unet(setting, state)
     vae, clip = load_autoencoder(setting, state), load_clip(setting, state)
@@ -48,5 +52,7 @@ def export_pocket(setting: TrainingSetting, state: Path, folder: Path) -> int:
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    for name, content in (("model_index.json", index), (RECOMMENDED_FILE, RECOMMENDED)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_samples(folder / SAMPLES)
     return step

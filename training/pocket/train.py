@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tav_sdk.errors import ConfigError, MissingExtraError, TavError
 
-STAGES = ("clip", "vae", "unet", "decoder")
+STAGES = ("clip", "vae", "unet", "finish", "decoder", "export")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -23,9 +23,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--setting", default="small", help="small (CPU) or large (one data-centre GPU)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the training state; an old one is resumed")
     parser.add_argument("--stage", choices=("all", *STAGES), default="all")
-    parser.add_argument("--steps", type=int, help="U-Net: stop at this step (constant learning rate up to it)")
-    parser.add_argument("--finish", type=int, metavar="N", help="U-Net: decay from the present state over N steps")
-    parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the diffusers folder and leave")
+    parser.add_argument("--steps", type=int, help="unet: train up to this step; finish: decay over so many")
+    parser.add_argument("--export", type=Path, metavar="FOLDER", help="export: where to (default: OUT/pocket)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: what is found to be fastest)")
     return parser.parse_args(arguments)
 
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train the stages that are asked for, or export."""
+    """Run the stages that are asked for."""
     try:
         import torch
         from diffusers import AutoencoderKL  # noqa: F401
@@ -52,6 +51,7 @@ def run(options: argparse.Namespace) -> None:
     from tav_sdk.training.pocket.autoencoder import train_autoencoder, train_decoder
     from tav_sdk.training.pocket.clip_model import train_clip
     from tav_sdk.training.pocket.config import find_setting
+    from tav_sdk.training.pocket.export import export_pocket
     from tav_sdk.training.pocket.loop import ThreadChoice
     from tav_sdk.training.pocket.unet import train_unet
 
@@ -62,18 +62,17 @@ def run(options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
     cores = torch.get_num_threads()
     threads = ThreadChoice((1, cores)) if setting.device == "cpu" and not options.threads and cores > 1 else None
-    if options.steps:
+    if options.steps and options.stage == "finish":
+        setting = replace(setting, finish_steps=options.steps)
+    elif options.steps:
         setting = replace(setting, unet_steps=options.steps)
-    if options.export:
-        from tav_sdk.training.pocket.export import export_pocket
-
-        export_pocket(setting, out, options.export)
-        return
-    stages: dict[str, Callable[[], None]] = {
+    stages: dict[str, Callable[[], object]] = {
         "clip": lambda: train_clip(setting, out, threads=threads),
         "vae": lambda: train_autoencoder(setting, out, threads=threads),
-        "unet": lambda: train_unet(setting, out, finish=options.finish, threads=threads),
+        "unet": lambda: train_unet(setting, out, threads=threads),
+        "finish": lambda: train_unet(setting, out, finish=setting.finish_steps, threads=threads),
         "decoder": lambda: train_decoder(setting, out, threads=threads),
+        "export": lambda: export_pocket(setting, out, options.export or out / "pocket"),
     }
     for name in STAGES if options.stage == "all" else (options.stage,):
         stages[name]()

@@ -42,6 +42,7 @@ def micro() -> TrainingSetting:
         unet_channels=(16, 16, 16),
         unet_batch=2,
         unet_steps=4,
+        finish_steps=2,
         unet_warmup=2,
         shard=4,
         first_shards=1,

@@ -12,7 +12,8 @@ from transformers import CLIPModel
 from tav_sdk.errors import BaseModelError, ConfigError
 from tav_sdk.training.pocket.autoencoder import train_autoencoder, train_decoder
 from tav_sdk.training.pocket.clip_model import contrastive_loss, train_clip
-from tav_sdk.training.pocket.config import SMALL, TrainingSetting, find_setting
+from tav_sdk.training.pocket.clips import SAMPLE_CLIPS
+from tav_sdk.training.pocket.config import RECOMMENDED, SETTINGS, SMALL, TrainingSetting, find_setting
 from tav_sdk.training.pocket.export import export_pocket
 from tav_sdk.training.pocket.loop import Schedule, ThreadChoice, read_state
 from tav_sdk.training.pocket.train import main
@@ -73,6 +74,15 @@ def test_the_exported_folder_is_a_diffusers_pipeline(micro: TrainingSetting, tra
     assert (scheduler["beta_start"], scheduler["beta_end"], scheduler["steps_offset"]) == (0.00085, 0.012, 1)
     clip: Any = CLIPModel.from_pretrained(tmp_path / "clip")
     assert clip.config.text_config.max_position_embeddings == 77
+    assert json.loads((tmp_path / "tav_sdk.json").read_text()) == RECOMMENDED
+    assert len(json.loads((tmp_path / "samples" / "samples.json").read_text())) == len(SAMPLE_CLIPS)
+
+
+def test_one_command_runs_every_stage(micro: TrainingSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(SETTINGS, "micro", micro)
+    assert main(["--setting", "micro", "--out", str(tmp_path), "--threads", "1"]) == 0
+    assert (tmp_path / "pocket" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+    assert read_state(tmp_path / "unet_finish.pt")["step"] == micro.unet_steps + micro.finish_steps
 
 
 def test_pictures_with_equal_captions_share_the_target():

@@ -1,0 +1,70 @@
+"""What a base model is best tuned and edited with, where a caller says nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tav_sdk.errors import BaseModelError
+from tav_sdk.pocket import find_base
+
+RECOMMENDED_FILE = "tav_sdk.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommended:
+    """Defaults that belong to a base. Those below are the paper's, for Stable Diffusion 1.4.
+
+    Attributes:
+        height: pixels that the base was trained at.
+        width: likewise.
+        num_train_steps: optimizer steps of tuning.
+        learning_rate: AdamW's.
+        guidance_scale: of editing.
+    """
+
+    height: int = 512
+    width: int = 512
+    num_train_steps: int = 300
+    learning_rate: float = 3e-5
+    guidance_scale: float = 12.5
+
+
+def read_recommended(base: str | Path) -> Recommended:
+    """The defaults of a base: its size from the U-Net's ``sample_size``, the rest from ``tav_sdk.json`` if it has one.
+
+    A folder that is missing or incomplete has the paper's; what is wrong with it is said when it is loaded.
+
+    Raises:
+        BaseModelError: ``tav_sdk.json`` is damaged, or has a key that is none of :class:`Recommended`'s, or a value
+            that is no positive number.
+    """
+    folder = find_base(base)
+    values: dict[str, Any] = {}
+    try:
+        unet, vae = (json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae"))
+        size = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+        values = {"height": size, "width": size}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    path = folder / RECOMMENDED_FILE
+    if path.is_file():
+        values |= _read(path)
+    return Recommended(**values)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    kinds = {f.name: type(f.default) for f in dataclasses.fields(Recommended)}
+    try:
+        given = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise BaseModelError(f"{path} is damaged: {error}") from error
+    for key, value in given.items():
+        if key not in kinds:
+            raise BaseModelError(f"{path} has the unknown key {key!r}; known keys: {', '.join(kinds)}")
+        if isinstance(value, bool) or not isinstance(value, (int, kinds[key])) or value <= 0:
+            raise BaseModelError(f"{path}: {key} must be a positive {kinds[key].__name__}, got {value!r}")
+    return {key: kinds[key](value) for key, value in given.items()}
