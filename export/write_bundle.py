@@ -37,6 +37,7 @@ def export_bundle(
     out: str | Path,
     *,
     base: str | Path | None = None,
+    allow_pickle: bool = False,
     overwrite: bool = False,
     callback: Callback | None = None,
 ) -> Path:
@@ -48,6 +49,7 @@ def export_bundle(
         run: a finished run or its folder.
         out: the bundle's folder; appears when all is done.
         base: the base model's folder, if it is no longer where the run was tuned.
+        allow_pickle: read a base's ``.bin`` weights where it has no ``.safetensors``, even if the run did not.
         overwrite: replace what is in ``out``.
         callback: called after each of the graphs; ``False`` cancels.
 
@@ -64,7 +66,7 @@ def export_bundle(
     check_new(out, overwrite=overwrite)
     run = run if isinstance(run, Run) else load_run(run)
     config = run.config
-    model = BaseModel(Path(base or config.base), allow_pickle=config.allow_pickle)
+    model = BaseModel(Path(base or config.base), allow_pickle=allow_pickle or config.allow_pickle)
     if model.sha256 != run.record["base"]["sha256"]:
         raise BaseModelError(
             f"{model.folder} is not the base that the run {run.folder} was tuned on: expected sha256 "
@@ -88,6 +90,7 @@ def export_bundle(
             scaling_factor=model.scaling_factor,
             inflation=config.inflation.to_dict(),
             guidance_scale=model.recommended.guidance_scale,
+            invert_with=model.recommended.invert_with,
             graphs=entries,
             files=file_entries(folder),
             provenance=_provenance(run),

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from tav_sdk.engines.base import TensorSpec
 from tav_sdk.errors import BundleError, BundleVersionError
 from tav_sdk.files import sha256_of, write_text
+from tav_sdk.inversion import InvertWith
 from tav_sdk.schedule import DDIMSchedule
 
 FORMAT_VERSION = 1
@@ -98,6 +99,7 @@ class Manifest(_Strict):
         scaling_factor: what the VAE's latents are multiplied with.
         inflation: how the U-Net was inflated.
         guidance_scale: what the base is best edited with, the paper's 12.5 for Stable Diffusion.
+        invert_with: the prompt that clips are best inverted with: none, or the tuned clip's caption.
         graphs: the four graphs by name.
         files: size and hash of every file, by its path in the bundle.
         provenance: base, clip, tuning and versions, for people.
@@ -114,6 +116,7 @@ class Manifest(_Strict):
     scaling_factor: float
     inflation: dict[str, Any]
     guidance_scale: float = 12.5
+    invert_with: InvertWith = "empty"
     graphs: dict[str, GraphEntry]
     files: dict[str, FileEntry]
     provenance: dict[str, Any]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from tav_sdk.progress import Callback, StepProgress, UNet, report
 from tav_sdk.schedule import DDIMSchedule
+
+InvertWith = Literal["empty", "caption"]
+"""The prompt of an inversion: none, or the clip's caption."""
 
 
 @dataclass(frozen=True, kw_only=True)

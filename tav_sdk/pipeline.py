@@ -80,7 +80,7 @@ class Pipeline:
         self,
         clip: Video,
         *,
-        prompt: str = "",
+        prompt: str | None = None,
         num_inversion_steps: int = 50,
         seed: int | None = None,
         callback: Callback | None = None,
@@ -89,7 +89,8 @@ class Pipeline:
 
         Args:
             clip: as many frames, and as high and wide, as the bundle takes.
-            prompt: the empty prompt as in the released code, or the clip's caption.
+            prompt: what to invert with; by default what the base does best with (:attr:`Manifest.invert_with`): the
+                empty prompt as in the released code, or the tuned clip's caption.
             num_inversion_steps: U-Net evaluations, in [1, T].
             seed: draw the clip's latents from the VAE's posterior with this seed, as the released code does; by
                 default its mean is taken.
@@ -103,6 +104,8 @@ class Pipeline:
         total = self.schedule.num_train_timesteps
         if not 1 <= num_inversion_steps <= total:
             raise InputError(f"num_inversion_steps must be between 1 and {total}, got {num_inversion_steps}")
+        if prompt is None:
+            prompt = self.manifest.prompt if self.manifest.invert_with == "caption" else ""
         source = self.encode(clip, seed=seed, callback=callback)
         states = self.encode_prompt(prompt)
         latents = ddim_invert(self._unet, source, states, self.schedule, num_inversion_steps, callback)

@@ -48,7 +48,7 @@ def test_a_clip_is_generated_from_noise(tav, bundle, work):
 def test_info_tells_the_way_of_a_bundle(tav, bundle):
     facts = json.loads(tav("info", bundle, "--json").stdout)
     assert facts["prompt"] == "a red square is moving"
-    assert facts["clip"] == "4 frames of 32x48"
+    assert facts["clip"] == {"frames": 4, "height": 32, "width": 48}
 
 
 def test_python_gives_what_the_command_line_gives(tav, bundle, clip_path, work):

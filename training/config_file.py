@@ -54,6 +54,11 @@ INSTEAD = {
     "trainable_modules": "only attn1.to_q, attn2.to_q and attn_temp are tuned",
     "mixed_precision": "chosen for the device; --mixed-precision sets it",
     "resume_from_checkpoint": "use --resume",
+    "train_batch_size": "one clip a step",
+    "gradient_accumulation_steps": "one clip a step",
+    "use_8bit_adam": "AdamW keeps its state in float32",
+    "scale_lr": "--learning-rate is taken as it is",
+    "lr_scheduler": "the learning rate is constant",
 }
 
 
@@ -85,7 +90,7 @@ def read_config(path: str | Path) -> tuple[dict[str, Any], list[str]]:
 
 def _translate(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     ours: dict[str, Any] = {}
-    notes = []
+    left: dict[str, list[str]] = {}  # reason to keys
     for key, value in _flat(values).items():
         section = key.partition(".")[0]
         if key in RENAMED:
@@ -94,7 +99,10 @@ def _translate(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             continue
         else:
             reason = INSTEAD.get(key) or INSTEAD.get(section) or "there is no such setting here"
-            notes.append(f"{key} is not honoured: {reason}")
+            left.setdefault(reason, []).append(key)
+    notes = [
+        f"{', '.join(keys)} {'is' if len(keys) == 1 else 'are'} not honoured: {reason}" for reason, keys in left.items()
+    ]
     notes.append("the defaults differ from the released code's formulas; --preset original computes those")
     return ours, notes
 

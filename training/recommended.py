@@ -6,9 +6,10 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tav_sdk.errors import BaseModelError
+from tav_sdk.inversion import InvertWith
 from tav_sdk.pocket import find_base
 
 RECOMMENDED_FILE = "tav_sdk.json"
@@ -24,6 +25,7 @@ class Recommended:
         num_train_steps: optimizer steps of tuning.
         learning_rate: AdamW's.
         guidance_scale: of editing.
+        invert_with: the prompt of inversion: ``empty`` as in the released code, or the clip's ``caption``.
     """
 
     height: int = 512
@@ -31,6 +33,7 @@ class Recommended:
     num_train_steps: int = 300
     learning_rate: float = 3e-5
     guidance_scale: float = 12.5
+    invert_with: InvertWith = "empty"
 
 
 def read_recommended(base: str | Path) -> Recommended:
@@ -40,7 +43,7 @@ def read_recommended(base: str | Path) -> Recommended:
 
     Raises:
         BaseModelError: ``tav_sdk.json`` is damaged, or has a key that is none of :class:`Recommended`'s, or a value
-            that is no positive number.
+            out of its range.
     """
     folder = find_base(base)
     values: dict[str, Any] = {}
@@ -57,7 +60,7 @@ def read_recommended(base: str | Path) -> Recommended:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    kinds = {f.name: type(f.default) for f in dataclasses.fields(Recommended)}
+    kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(Recommended)}
     try:
         given = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
@@ -65,6 +68,9 @@ def _read(path: Path) -> dict[str, Any]:
     for key, value in given.items():
         if key not in kinds:
             raise BaseModelError(f"{path} has the unknown key {key!r}; known keys: {', '.join(kinds)}")
-        if isinstance(value, bool) or not isinstance(value, (int, kinds[key])) or value <= 0:
+        if key == "invert_with":
+            if value not in get_args(InvertWith):
+                raise BaseModelError(f"{path}: {key} must be one of {', '.join(get_args(InvertWith))}, got {value!r}")
+        elif isinstance(value, bool) or not isinstance(value, (int, kinds[key])) or value <= 0:
             raise BaseModelError(f"{path}: {key} must be a positive {kinds[key].__name__}, got {value!r}")
     return {key: kinds[key](value) for key, value in given.items()}

@@ -44,8 +44,12 @@ def edit(
     num_inversion_steps: Annotated[int, typer.Option(help="DDIM steps of inversion.")] = 50,
     guidance_scale: GuidanceOpt = None,
     inversion_prompt: Annotated[
-        str, typer.Option(help="Prompt to invert the clip with; empty as in the paper, or the clip's caption.")
-    ] = "",
+        str | None,
+        typer.Option(
+            help="Prompt to invert the clip with: '' as in the paper, or the clip's caption.",
+            show_default="the base's: '', Pocket the caption",
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(help="Draw the clip's latents from the VAE's posterior with this seed.", show_default="its mean"),
@@ -125,7 +129,7 @@ def edit(
             "num_inference_steps": num_inference_steps,
             "num_inversion_steps": num_inversion_steps,
             "guidance_scale": pipeline.manifest.guidance_scale if guidance_scale is None else guidance_scale,
-            "inversion_prompt": inversion_prompt,
+            "inversion_prompt": inversion.prompt,
             "seed": seed,
             "engine": pipeline.engine,
         }

@@ -17,6 +17,9 @@ def export(
     base: Annotated[
         Path | None, typer.Option(help="The base model, if it is no longer where the run was tuned.")
     ] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read a base's .bin weights, tensors only, if it has nothing else.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the whole folder --out, whatever is in it.")
     ] = False,
@@ -34,5 +37,5 @@ def export(
     from tav_sdk.export import export_bundle
 
     with stages() as show:
-        export_bundle(run, out, base=base, overwrite=overwrite, callback=show)
+        export_bundle(run, out, base=base, allow_pickle=allow_pickle, overwrite=overwrite, callback=show)
     say(f"[green]exported[/] {out}; next: tav edit {out} --video CLIP --prompt PROMPT --out OUT")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,55 +17,67 @@ from tav_sdk.pocket import find_base
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="A bundle, a run, a base model folder (or pocket), or a video.")],
+    path: Annotated[Path, typer.Argument(help="A bundle, run, base model (or pocket), folder of edits, or video.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Say what a bundle, a run, a base model or a video is.
+    """Say what a bundle, a run, a base model, a folder of edits or a video is.
 
-    [bold]Example[/]
+    [bold]Examples[/]
 
       tav info bundles/skiing
+
+      tav info pocket --json
     """
-    facts = _facts(find_base(path) if not path.exists() else path)
+    facts = _facts(path if path.exists() else find_base(path))
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in facts.items():
-        table.add_row(f"[bold]{key}[/]", escape(str(value)))
+        table.add_row(f"[bold]{key.replace('_', ' ')}[/]", escape(_shown(key, value)))
     Console(highlight=False, emoji=False).print(table)
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise InputError(f"there is nothing at {path}")
+    """What ``--json`` prints: plain values, sizes in bytes."""
     if (path / "manifest.json").is_file():
         return _bundle(path)
     if (path / "run.json").is_file():
         return _run(path)
     if (path / "unet").is_dir() or (path / "model_index.json").is_file():
         return _base(path)
+    if (path / "edits.json").is_file():
+        return _edits(path)
     if path.is_file():
         return _video(path)
+    if (started := path.parent / f".{path.name}.partial" / "started.json").is_file():
+        return _unfinished(path, started)
+    if not path.exists():
+        raise InputError(f"there is nothing at {path}")
     raise InputError(
-        f"{path} is neither a bundle (manifest.json), nor a run (run.json), nor a base model (model_index.json)"
+        f"{path} is neither a bundle (manifest.json), nor a run (run.json), nor a base model (model_index.json), nor a "
+        "folder of edits (edits.json)"
     )
 
 
 def _bundle(path: Path) -> dict[str, Any]:
     from tav_sdk.bundle import Bundle
 
-    manifest = Bundle(path).manifest
+    manifest = Bundle(path).manifest  # compares every file with its hash
     return {
         "kind": "bundle",
         "prompt": manifest.prompt,
-        "clip": f"{manifest.num_frames} frames of {manifest.height}x{manifest.width}",
+        "clip": {"frames": manifest.num_frames, "height": manifest.height, "width": manifest.width},
         "precision": manifest.precision,
-        "inflation": ", ".join(f"{key} {value}" for key, value in manifest.inflation.items()),
-        "base": f"{manifest.provenance['base']['name']} ({manifest.provenance['base']['sha256'][:12]})",
-        **{f"graph {name}": f"opset {g.opset}, parity {g.parity_max_abs:.1e}" for name, g in manifest.graphs.items()},
-        "size": _megabytes(sum(entry.size for entry in manifest.files.values())),
-        "hashes": f"{len(manifest.files)} files as written",
+        "inflation": manifest.inflation,
+        "edited_with": {"guidance_scale": manifest.guidance_scale, "invert_with": manifest.invert_with},
+        "base": {key: manifest.provenance["base"][key] for key in ("name", "sha256")},
+        "graphs": {
+            name: {"opset": graph.opset, "parity_max_abs": graph.parity_max_abs}
+            for name, graph in manifest.graphs.items()
+        },
+        "bytes": sum(entry.size for entry in manifest.files.values()),
+        "files": len(manifest.files),
     }
 
 
@@ -72,33 +85,58 @@ def _run(path: Path) -> dict[str, Any]:
     from tav_sdk.training import load_run
 
     run = load_run(path)
-    config = run.config
     return {
         "kind": "run",
-        "prompt": config.prompt,
-        "clip": f"{config.num_frames} frames of {config.height}x{config.width}",
-        "frames": f"start {config.start}, stride {config.stride}",
-        "tuning": f"{config.num_train_steps} steps, learning rate {config.learning_rate:g}, seed {config.seed}",
-        "inflation": ", ".join(f"{key} {value}" for key, value in config.inflation.to_dict().items()),
-        "base": f"{run.record['base']['name']} ({run.record['base']['sha256'][:12]})",
-        "delta": _megabytes(run.delta_path.stat().st_size),
+        **_tuning(run.config.to_dict()),
+        "base": {key: run.record["base"][key] for key in ("name", "sha256")},
+        "bytes": run.delta_path.stat().st_size,
+    }
+
+
+def _unfinished(path: Path, started: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(started.read_text(encoding="utf-8"))["config"]
+        facts = _tuning(config)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{started} is damaged: {error}; start anew with tav tune --overwrite") from error
+    return {"kind": "unfinished run", **facts, "next": f"tav tune with the same options and --resume continues {path}"}
+
+
+def _tuning(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "prompt": config["prompt"],
+        "clip": {"frames": config["num_frames"], "height": config["height"], "width": config["width"]},
+        "frames": {"start": config["start"], "stride": config["stride"]},
+        "tuning": {key: config[key] for key in ("num_train_steps", "learning_rate", "seed")},
+        "inflation": dict(config["inflation"]),
     }
 
 
 def _base(path: Path) -> dict[str, Any]:
+    import dataclasses
+
     from tav_sdk.training import BaseModel
 
     base = BaseModel(path)
     schedule, unet = base.schedule, base.configs["unet"]
     return {
         "kind": "base model",
-        "sizes": f"multiples of {base.size_multiple} pixels",
-        "trained at": f"{unet.get('sample_size', 0) * base.vae_scale_factor} pixels",
-        "U-Net": f"levels {unet['block_out_channels']}, text width {unet['cross_attention_dim']}",
-        "VAE": f"factor {base.vae_scale_factor}, scaling {base.scaling_factor:g}",
-        "schedule": f"{schedule.beta_schedule}, {schedule.prediction_type}, {schedule.timestep_spacing}",
+        "size_multiple": base.size_multiple,
+        "unet": {"block_out_channels": unet["block_out_channels"], "cross_attention_dim": unet["cross_attention_dim"]},
+        "vae": {"factor": base.vae_scale_factor, "scaling_factor": base.scaling_factor},
+        "schedule": {key: getattr(schedule, key) for key in ("beta_schedule", "prediction_type", "timestep_spacing")},
+        "recommended": dataclasses.asdict(base.recommended),
         "sha256": base.sha256,
     }
+
+
+def _edits(path: Path) -> dict[str, Any]:
+    try:
+        record = dict(json.loads((path / "edits.json").read_text(encoding="utf-8")))
+        edits = {entry["file"]: entry["prompt"] for entry in record.pop("edits")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path / 'edits.json'} is damaged: {error}") from error
+    return {"kind": "edits", **record, "edits": edits}
 
 
 def _video(path: Path) -> dict[str, Any]:
@@ -107,12 +145,22 @@ def _video(path: Path) -> dict[str, Any]:
     found = probe(path)
     return {
         "kind": "video",
-        "size": f"{found.height}x{found.width}",
+        "height": found.height,
+        "width": found.width,
         "frames": found.num_frames,
         "fps": found.fps,
         "codec": found.codec,
     }
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
+def _shown(key: str, value: Any) -> str:
+    """A value for people."""
+    if key == "bytes":
+        return f"{value / 1e6:,.1f} MB"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name.replace('_', ' ')} {_shown(name, inner)}" for name, inner in value.items())
+    if isinstance(value, float):
+        return f"{value:g}"
+    if key == "sha256":
+        return value[:12]
+    return str(value)

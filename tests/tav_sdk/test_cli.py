@@ -18,11 +18,13 @@ def test_the_version(tav):
 
 def test_the_help_names_every_command(tav):
     text = tav("--help").stdout
-    for command in ("tune", "export", "edit", "generate", "info", "demo", "make-tiny-base"):
+    for command in ("tune", "export", "edit", "generate", "info", "evaluate", "demo", "make-tiny-base"):
         assert f" {command} " in text
 
 
-@pytest.mark.parametrize("command", ["tune", "export", "edit", "generate", "info", "demo", "make-tiny-base"])
+@pytest.mark.parametrize(
+    "command", ["tune", "export", "edit", "generate", "info", "evaluate", "demo", "make-tiny-base"]
+)
 def test_each_command_shows_an_example(tav, command):
     assert f"tav {command} " in tav(command, "--help").stdout
 
@@ -91,30 +93,51 @@ def test_an_interrupt_says_what_is_left(capsys, interrupt, text):
 def test_info_on_a_bundle(tav, tiny_bundle):
     facts = json.loads(tav("info", tiny_bundle, "--json").stdout)
     assert facts["kind"] == "bundle"
-    assert facts["clip"] == "4 frames of 64x64"
-    assert facts["hashes"] == "12 files as written"
+    assert facts["clip"] == {"frames": 4, "height": 64, "width": 64}
+    assert facts["files"] == 12
+    assert facts["edited_with"] == {"guidance_scale": 12.5, "invert_with": "empty"}
 
 
 def test_info_on_a_run(tav, tiny_run):
     facts = json.loads(tav("info", tiny_run, "--json").stdout)
     assert facts["kind"] == "run"
-    assert facts["tuning"] == "2 steps, learning rate 3e-05, seed 33"
+    assert facts["tuning"] == {"num_train_steps": 2, "learning_rate": 3e-5, "seed": 33}
+
+
+def test_info_on_an_unfinished_run(tav, tmp_path, tiny_run):
+    (tmp_path / ".skiing.partial").mkdir()
+    (tmp_path / ".skiing.partial" / "started.json").write_text((tiny_run / "run.json").read_text())
+    facts = json.loads(tav("info", tmp_path / "skiing", "--json").stdout)
+    assert facts["kind"] == "unfinished run"
+    assert "--resume continues" in facts["next"]
+
+
+def test_info_on_a_folder_of_edits(tav, tmp_path):
+    record = {"guidance_scale": 3.5, "edits": [{"file": "00.mp4", "prompt": "a panda"}]}
+    (tmp_path / "edits.json").write_text(json.dumps(record))
+    facts = json.loads(tav("info", tmp_path, "--json").stdout)
+    assert facts == {"kind": "edits", "guidance_scale": 3.5, "edits": {"00.mp4": "a panda"}}
 
 
 def test_info_on_a_base(tav, tiny_base):
     facts = json.loads(tav("info", tiny_base, "--json").stdout)
     assert facts["kind"] == "base model"
-    assert facts["sizes"] == "multiples of 16 pixels"
+    assert facts["size_multiple"] == 16
+    assert facts["recommended"]["height"] == 64
+
+
+def test_info_on_pocket(tav):
+    assert json.loads(tav("info", "pocket", "--json").stdout)["recommended"]["num_train_steps"] == 150
 
 
 def test_info_on_a_video(tav, clip_path):
     facts = json.loads(tav("info", clip_path, "--json").stdout)
-    assert facts == {"kind": "video", "size": "64x64", "frames": 10, "fps": 8.0, "codec": "h264"}
+    assert facts == {"kind": "video", "height": 64, "width": 64, "frames": 10, "fps": 8.0, "codec": "h264"}
 
 
 def test_info_as_a_table(tav, tiny_base):
     lines = tav("info", tiny_base).stdout.splitlines()
-    assert "U-Net       levels [8, 16], text width 16" in [line.rstrip() for line in lines]
+    assert "unet           block out channels [8, 16], cross attention dim 16" in [line.rstrip() for line in lines]
 
 
 def test_info_on_another_folder_says_what_it_looked_for(tav, tmp_path):
@@ -267,4 +290,4 @@ def test_a_tiny_base_takes_a_prediction_type(tav, work):
     result = tav("make-tiny-base", work / "base", "--prediction-type", "v_prediction")
     assert result.exit_code == 0, result.stderr
     facts = json.loads(tav("info", work / "base", "--json").stdout)
-    assert facts["schedule"] == "scaled_linear, v_prediction, leading"
+    assert facts["schedule"]["prediction_type"] == "v_prediction"

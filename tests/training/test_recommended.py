@@ -57,6 +57,7 @@ def test_the_recommendation_is_no_part_of_the_bases_identity(base_copy):
         ('{"steps": 3}', r"has the unknown key 'steps'; known keys: height, width, num_train_steps"),
         ('{"num_train_steps": 1.5}', r"num_train_steps must be a positive int, got 1.5"),
         ('{"learning_rate": 0}', r"learning_rate must be a positive float, got 0"),
+        ('{"invert_with": "none"}', r"invert_with must be one of empty, caption, got 'none'"),
         ('{"guidance_scale": "3"}', r"guidance_scale must be a positive float, got '3'"),
     ],
 )

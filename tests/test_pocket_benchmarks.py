@@ -1,0 +1,115 @@
+"""The benchmarks of editing with Pocket run, say what they promise, and go on where they were stopped."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from benchmarks import ablation, pocket_edits
+from benchmarks.pocket_classifier import Verdict
+from benchmarks.pocket_editing import KINDS, body_color, edits_of
+from tav_sdk.pocket import FOLDER, sample_clips
+from tav_sdk.training.pocket.clips import SAMPLE_CLIPS
+
+needs_pocket = pytest.mark.skipif(not (FOLDER / "unet").is_dir(), reason="the base is not in the package folder")
+FEW = ["--num-train-steps", "2", "--num-inference-steps", "2", "--clips", "1"]
+
+
+@pytest.mark.parametrize("name", SAMPLE_CLIPS)
+def test_a_clip_has_two_edits_of_each_kind(name):
+    edits, source = edits_of(name), SAMPLE_CLIPS[name]
+    assert [edit.kind for edit in edits] == [kind for kind in KINDS for _ in range(2)]
+    assert len({edit.prompt for edit in edits}) == 8
+    for edit in edits:
+        changed = {part for part in ("subject", "background") if getattr(edit, part) != source[part]}
+        assert changed <= ({"subject"} if edit.kind in ("subject", "color") else {edit.kind})
+        assert edit.color is None or edit.color in edit.prompt
+        assert edit.color is not None or edit.kind != "color"
+
+
+def test_body_color_is_that_around_the_judged_middle():
+    frame = np.full((64, 64, 3), (30, 200, 30), np.uint8)
+    frame[20:44, 30:60] = (60, 100, 240)
+    verdict = Verdict(subject="car", background="grass", style="plain", center=(0.7, 0.5))
+    assert body_color(frame, verdict) == "blue"
+    assert body_color(np.full_like(frame, 128), verdict) is None
+
+
+def test_summary_leaves_out_scores_that_an_edit_has_not():
+    scores = dict.fromkeys(pocket_edits.SCORES, 1.0)
+    found = pocket_edits.summary([{"scores": {**scores, "color": None}}, {"scores": {**scores, "subject": 0.5}}])
+    assert found["subject"] == {"mean": 0.75, "median": 0.75}
+    assert found["color"] == {"mean": 1.0, "median": 1.0}
+    assert pocket_edits.summary([])["style"] is None
+
+
+@needs_pocket
+def test_pocket_edits_skips_a_finished_clip(tmp_path, monkeypatch, capsys):
+    arguments = ["--out", str(tmp_path), "--edits", "1", *FEW]
+    pocket_edits.main(arguments)
+    result = json.loads((tmp_path / "edits.json").read_text())
+    name = next(iter(sample_clips()))
+    assert [clip["clip"] for clip in result["clips"]] == [name]
+    assert set(result["clips"][0]["edits"][0]["scores"]) == set(pocket_edits.SCORES)
+    assert result["summary"]["all"]["subject"].keys() == {"mean", "median"}
+    assert (tmp_path / "clips" / f"{name}.png").stat().st_size > 1000
+    assert "| edits" in capsys.readouterr().out
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pocket_edits, "edit_clip", None)  # calling it would be an error
+        pocket_edits.main(arguments)
+        with pytest.raises(TypeError):
+            pocket_edits.main([*arguments, "--seed", "5"])
+    assert "finished before" in capsys.readouterr().err
+
+
+@needs_pocket
+def test_ablation_makes_only_the_parts_that_are_missing(tmp_path, monkeypatch):
+    arguments = ["--out", str(tmp_path), "--quick", "--rows", "untuned", "vdm"]
+    ablation.main(arguments)
+    result = json.loads((tmp_path / "ablation.json").read_text())
+    assert {(edit["row"], edit["start"]) for edit in result["edits"]} == {
+        (row, start) for row in ("untuned", "vdm") for start in ablation.STARTS
+    }
+    assert set(result["edits"][0]["scores"]) >= set(ablation.SCORES)
+    assert result["summary"]["noise"]["vdm"]["trajectory"]["count"] == 1
+    assert result["costs"]["ours"]["U-Net call"]["ratio"] == 1
+    assert "tuning step" not in result["costs"]["untuned"]
+    text = (tmp_path / "ablation.md").read_text()
+    assert text.count("| VDM baseline") == 3
+    assert all((tmp_path / f"ablation-{start}.png").is_file() for start in ablation.STARTS)
+
+    made: list[str] = []
+    make_part = ablation.make_part
+
+    def counted(path, *args, **kwargs):
+        made.append(path.stem)
+        make_part(path, *args, **kwargs)
+
+    monkeypatch.setattr(ablation, "make_part", counted)
+    monkeypatch.setattr(ablation, "measure_costs", lambda *_: result["costs"])
+    ablation.main(arguments)
+    assert made == []
+    lost = next((tmp_path / "parts").glob("vdm-*.npz"))
+    lost.unlink()
+    ablation.main(arguments)
+    assert made == [lost.stem]
+    again = json.loads((tmp_path / "ablation.json").read_text())
+    assert again["summary"] == result["summary"]
+
+
+@needs_pocket
+def test_an_interrupted_part_leaves_no_file(tmp_path, monkeypatch):
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ablation, "measure_costs", lambda *_: {})
+    monkeypatch.setattr(ablation.np, "savez_compressed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ablation.main(["--out", str(tmp_path), "--quick", "--rows", "untuned"])
+    assert not list(tmp_path.rglob("*.npz"))
