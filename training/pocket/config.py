@@ -44,8 +44,8 @@ class TrainingSetting:
     unet_layers: int = 1
     unet_heads: int = 2
     unet_batch: int = 64
-    unet_steps: int = 6000
-    finish_steps: int = 2000
+    unet_steps: int = 3400
+    finish_steps: int = 1500
     unet_lr: float = 5e-4
     unet_warmup: int = 200
     unet_ema: float = 0.999
