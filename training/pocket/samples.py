@@ -22,7 +22,7 @@ EDITS: dict[str, dict[str, dict[str, str]]] = {
     "car-road": {
         "subject": {"subject": "bus"},
         "background": {"background": "snow"},
-        "attribute": {"color": "blue"},
+        "attribute": {"color": "yellow"},
         "style": {"style": "pixel art"},
     },
     "bus-beach": {
