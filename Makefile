@@ -14,7 +14,7 @@ VENV ?= .venv
 PYTHON ?=
 TORCH_ARGS ?=
 PYTEST_ARGS ?=
-DEMO_ARGS ?= --out demo
+DEMO_ARGS ?= --out demo --overwrite
 POCKET_ARGS ?= --setting small --out pocket-training
 ABLATION_ARGS ?= --out ablation
 BENCH ?= benchmarks/tune_step.py
@@ -59,6 +59,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt constraints-cpu.txt
 	fi; \
 	constraints='-c constraints.txt -c constraints-cpu.txt'; \
 	if nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then constraints='-c constraints.txt'; fi; \
+	echo 'installing into $(VENV): about a minute'; \
 	set -x; \
 	"$(BIN)/python" -m pip install -q $$constraints $(TORCH_ARGS) 'torch>=2.13'; \
 	"$(BIN)/python" -m pip install -q $$constraints -e '.[training,export,dev]'

@@ -1,6 +1,6 @@
 """Measure a Pocket base: fresh prompts, fixed seeds, 50 DDIM steps, judged by ``pocket_classifier``; contact sheets.
 
-``python benchmarks/pocket_base.py --state DIR --out DIR [--count 512]``
+``python -m benchmarks.pocket_base --out FOLDER [--base FOLDER | --state DIR] [--count 512]``
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pocket_classifier import classify, load_classifier
 
+from benchmarks.pocket_classifier import classify, load_classifier
 from tav_sdk.training.pocket.autoencoder import reconstruction_psnr
 from tav_sdk.training.pocket.config import find_setting
 from tav_sdk.training.pocket.sampler import Sampler, contact_sheet
@@ -26,17 +26,26 @@ _LOG = logging.getLogger(__name__)
 def main() -> None:
     """Write ``scores.json``, ``sheet-*.png`` (no labels) and ``sheet-*.txt`` (the prompts)."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--setting", default="small")
-    parser.add_argument("--classifier", type=Path, default=Path(__file__).with_name("pocket_classifier.safetensors"))
-    parser.add_argument("--count", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--base", default="pocket", help="a base model's folder (default: pocket)")
+    parser.add_argument("--state", type=Path, help="a folder of training state instead")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--setting", default="small", help="of the training state")
+    parser.add_argument(
+        "--classifier",
+        type=Path,
+        default=Path(__file__).with_name("pocket_classifier.safetensors"),
+        help="weights of the judge (default: those in the repository)",
+    )
+    parser.add_argument("--count", type=int, default=512, help="prompts (default: 512)")
+    parser.add_argument("--batch", type=int, default=32, help="pictures at a time, and on a sheet (default: 32)")
     parser.add_argument("--guidance-scale", type=float, default=3.5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    sampler = Sampler(find_setting(options.setting), options.state)
+    if options.state:
+        sampler = Sampler.of_state(find_setting(options.setting), options.state)
+    else:
+        sampler = Sampler.of_base(options.base)
     judge = load_classifier(options.classifier) if options.classifier.is_file() else None
     options.out.mkdir(parents=True, exist_ok=True)
     hits: dict[str, list[bool]] = {"subject": [], "background": [], "style": []}
@@ -56,7 +65,6 @@ def main() -> None:
             per_subject.setdefault(scene.subject, []).append(scene.subject == verdict.subject)
         _LOG.info("%d: %s", first, {part: round(float(np.mean(found)), 3) for part, found in hits.items()})
     scores = {
-        "step": sampler.step,
         "count": options.count,
         "guidance_scale": options.guidance_scale,
         **{part: float(np.mean(found)) for part, found in hits.items() if found},

@@ -9,12 +9,11 @@ After `make demo`:
 import argparse
 
 import tav_sdk
-from tav_sdk.pocket import sample_clip
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--bundle", default="demo/bundle")
-parser.add_argument("--video", default=sample_clip("car-road").path)
-parser.add_argument("--prompt", default="a green bus is moving in the snow")
+parser.add_argument("--video", default="demo/clip.mp4")
+parser.add_argument("--prompt", default="a yellow car is moving on the road")
 parser.add_argument("--steps", type=int, default=50, help="DDIM steps of inversion and of sampling")
 parser.add_argument("--out", default="edited.mp4", help="ends in .mp4, .gif, .webp, or .png for a contact sheet")
 args = parser.parse_args()
@@ -23,4 +22,5 @@ pipeline = tav_sdk.load(args.bundle)
 shape = pipeline.manifest
 clip = tav_sdk.read_video(args.video, num_frames=shape.num_frames, size=(shape.height, shape.width))
 inversion = pipeline.invert(clip, num_inversion_steps=args.steps)
-pipeline.edit(args.prompt, inversion, num_inference_steps=args.steps).save(args.out)
+video = pipeline.edit(args.prompt, inversion, num_inference_steps=args.steps)
+print(f"written: {video.save(args.out)}")

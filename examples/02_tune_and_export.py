@@ -1,6 +1,6 @@
 """Tune a base model on one captioned clip and export it to a bundle. Needs the extras training and export.
 
-python examples/02_tune_and_export.py
+python examples/02_tune_and_export.py              # on a sample clip: about two minutes on two CPU cores
 python examples/02_tune_and_export.py --base sd14 --video clip.mp4 --prompt "a man is skiing"
 """
 

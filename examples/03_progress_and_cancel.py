@@ -4,7 +4,8 @@ Every call takes a callback; it is told of each step, and cancels when it return
 
 After `make demo`:
 
-    python examples/03_progress_and_cancel.py --seconds 2
+    python examples/03_progress_and_cancel.py --seconds 2       # stops half-way and writes nothing
+    python examples/03_progress_and_cancel.py --seconds 600     # goes on to the end
 """
 
 import argparse

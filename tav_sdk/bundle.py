@@ -210,6 +210,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
+    if (folder / "run.json").is_file() and not path.is_file():
+        raise BundleError(f"{folder} is a run, not a bundle; export it first: tav export {folder} --out BUNDLE")
     if not path.is_file():
         raise BundleError(
             f"there is no bundle in {folder} (no {MANIFEST}); make one with: tav export RUN --out {folder}"

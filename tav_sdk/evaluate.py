@@ -102,7 +102,7 @@ def evaluate(
             else they are found (:func:`find_trajectory`).
 
     Raises:
-        InputError: an array of another shape or dtype, or numbers of frames that differ.
+        InputError: an array of another shape or dtype, or another number of positions than of frames.
     """
     num_frames = len(check_frames(video))
     notes: dict[str, str] = {}
@@ -114,10 +114,11 @@ def evaluate(
     if truth is None:
         notes["motion"] = "there is no source to compare with"
     elif len(truth) != num_frames:
-        what = "source" if positions is None else "list of positions"
-        raise InputError(
-            f"motion compares frame by frame: the video has {num_frames} frames, the {what} {len(truth)}. "
-            "Give the frames that were edited, such as the source.mp4 that tav edit writes."
+        if positions is not None:
+            raise InputError(f"positions: the video has {num_frames} frames, the list of positions {len(truth)}")
+        notes["motion"] = (
+            f"the video has {num_frames} frames, the source {len(truth)}; give the frames that were edited, such as "
+            "source.mp4 of tav edit"
         )
     else:
         followed = motion(find_trajectory(video), truth)

@@ -65,6 +65,8 @@ def load_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not (folder / RECORD).is_file():
         started = partial_folder(folder)
+        if (folder / "manifest.json").is_file():
+            raise CheckpointError(f"{folder} is a bundle already; expected a run, as tav tune writes it")
         hint = f"; it was started but not finished: tune again with --resume ({started})" if started.exists() else ""
         raise CheckpointError(f"there is no finished run in {folder} (no {RECORD}){hint}")
     try:

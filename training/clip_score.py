@@ -139,12 +139,16 @@ def _unit(rows: torch.Tensor) -> NDArray[np.float32]:
 def _find(clip: str | Path) -> Path:
     if Path(clip).is_dir():
         return Path(clip)
+    # A name on the hub has one slash at most, and starts with a letter or a digit.
+    if not str(clip)[:1].isalnum() or str(clip).count("/") > 1 or "\\" in str(clip):
+        raise BaseModelError(f"there is no folder {clip}; give a CLIP in the transformers format, or 'pocket'")
     try:
         return Path(snapshot_download(str(clip), allow_patterns=["*.json", "*.txt", "*.safetensors"]))
     except (OSError, ValueError) as error:
         raise BaseModelError(
-            f"there is no folder {clip}, and no CLIP of that name in the cache of the Hugging Face hub or on it "
-            f"({_first_line(error)}); give a folder, 'pocket', or a name such as openai/clip-vit-large-patch14"
+            f"there is no folder {clip}, and no CLIP of that name was found in the cache of the Hugging Face hub or "
+            f"got from it ({_first_line(error)}); give a folder, 'pocket', or a name such as "
+            "openai/clip-vit-large-patch14"
         ) from error
 
 
@@ -153,6 +157,7 @@ def _check_folder(folder: Path) -> None:
     if missing:
         raise BaseModelError(
             f"the CLIP {folder} lacks {', '.join(missing)}; expected a folder in the transformers format"
+            + (f", such as {folder / 'clip'}" if (folder / "clip" / "config.json").is_file() else "")
         )
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -61,7 +61,7 @@ def say(message: str) -> None:
 def stages(*, hidden: bool = False) -> Iterator[Callable[[StepProgress], None]]:
     """A progress bar a stage; yields a callback for everything that reports steps."""
     columns = (
-        TextColumn("{task.description:<10}"),
+        TextColumn("{task.description:<12}"),
         BarColumn(bar_width=32),
         MofNCompleteColumn(),
         TextColumn("{task.fields[speed]}"),
@@ -79,7 +79,7 @@ def stages(*, hidden: bool = False) -> Iterator[Callable[[StepProgress], None]]:
             task = tasks[step.stage]
             progress.update(task, completed=step.step, total=step.total, note=_note(step.metrics))
             speed = progress.tasks[progress.task_ids.index(task)].speed
-            if speed:
+            if speed and "graph" not in step.metrics:  # graphs are too unlike for a rate
                 progress.update(task, speed=f"{speed:.2f} it/s" if speed >= 1 else f"{1 / speed:.2f} s/it")
 
         yield update

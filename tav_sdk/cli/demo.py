@@ -3,125 +3,213 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tav_sdk.cli.console import say
-from tav_sdk.errors import InputError
+from tav_sdk.cli.console import say, stages
+from tav_sdk.errors import InputError, PromptError
 from tav_sdk.files import check_apart, check_new, write_text
-from tav_sdk.pocket import POCKET, SampleClip, sample_clip
+from tav_sdk.pocket import POCKET, sample_clip
+from tav_sdk.version import __version__
 
 SAMPLE = "car-road"
 OWN_EDITS = ("{}, pixel art style", "{}, pencil sketch style", "{} in the snow", "{} at night")
-REPORT = "report.json"
+REPORT, CLIP, RUN, BUNDLE, EDITS = "report.json", "clip", "run", "bundle", "edits"
+MOST_STEPS = 1000
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("demo"),
     sample: Annotated[
-        str, typer.Option(help="A clip that ships with the package: car-road, bus-beach, pig-grass, ...")
-    ] = SAMPLE,
+        str | None,
+        typer.Option(
+            help="A clip of the package: car-road, bus-beach, pig-grass, elephant-desert, horse-snow, penguin-snow, "
+            "tractor-grass or cat-night.",
+            show_default=SAMPLE,
+        ),
+    ] = None,
     video: Annotated[Path | None, typer.Option(help="A clip of yours instead.", show_default="a sample")] = None,
     prompt: Annotated[
         str | None, typer.Option(help="What your clip shows, such as 'a man is skiing'.", show_default="the sample's")
     ] = None,
     edit: Annotated[
-        list[str] | None, typer.Option("--edit", help="A prompt to edit with; repeat it.", show_default="four of them")
+        list[str] | None,
+        typer.Option(
+            "--edit",
+            help="A prompt to edit with; repeat it.",
+            show_default="one of each kind; for your clip two styles, snow and night",
+        ),
     ] = None,
     base: Annotated[str, typer.Option(help="The base model: pocket, or a folder in the diffusers layout.")] = POCKET,
     num_frames: Annotated[int, typer.Option("--frames", "--num-frames", help="Frames taken from the clip.")] = 8,
+    start: Annotated[int, typer.Option(help="Index of the first frame taken.")] = 0,
     stride: Annotated[int, typer.Option(help="Distance between frames taken.")] = 1,
     num_train_steps: Annotated[
-        int | None, typer.Option(help="Tuning steps.", show_default="the base's; Pocket 150")
+        int | None, typer.Option(help="Tuning steps.", show_default="the base's; Pocket 300")
     ] = None,
     num_inference_steps: Annotated[int, typer.Option(help="DDIM steps of inversion and of sampling.")] = 50,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite/--no-overwrite", help="Replace a former demo in --out.")
-    ] = True,
+        bool, typer.Option("--overwrite", help="Replace clip, run, bundle, edits and report in --out.")
+    ] = False,
 ) -> None:
     """The whole way on one clip: tune, export, invert, edit and evaluate.
 
     The base model is Pocket, which ships with the package: small, and at home in a small world of its own. On a sample
-    clip this takes some minutes on two CPU cores.
+    clip this takes some minutes on two CPU cores. A clip of yours wants a Stable Diffusion base (--base).
 
     [bold]Examples[/]
 
       tav demo --out demo
 
-      tav demo --sample pig-grass --out demo
+      tav demo --sample pig-grass --out pig
 
-      tav demo --video mine.mp4 --prompt "a dog is running on the grass" --edit "a cat is running in the snow"
+      tav demo --video mine.mp4 --prompt "a dog is running on the grass" --edit "a cat is running" --out mine
     """
-    from tav_sdk.cli.edit import edit as run_edit
-    from tav_sdk.cli.evaluate import evaluate
-    from tav_sdk.cli.export import export
-    from tav_sdk.cli.tune import tune
+    job = _job(sample, video, prompt, edit)
+    check_new(out, overwrite=overwrite)
+    check_apart(out, job.clip)
+    if not 1 <= num_inference_steps <= MOST_STEPS:
+        raise InputError(f"--num-inference-steps must be from 1 to {MOST_STEPS}, got {num_inference_steps}")
+    if video is not None and base == POCKET:
+        say("[yellow]note:[/] Pocket knows only its own small world; for a real clip give a Stable Diffusion --base")
 
-    chosen = None if video is not None else sample_clip(sample)
-    clip, caption, prompts = _job(chosen, video, prompt, edit)
-    kinds = list(chosen.edits) if chosen is not None and not edit else ["edit"] * len(prompts)
-    check_apart(out, clip)
-    for name in ("run", "bundle", "edits"):
-        check_new(out / name, overwrite=overwrite)
-    clock = _Clock()
-    say(f"[bold]1/4[/] tune {base} on {clip.name}: {caption}")
-    tune(
+    from tav_sdk.export import export_bundle
+    from tav_sdk.training import TuneConfig, tune
+
+    config = TuneConfig(
         base=base,
-        video=clip,
-        prompt=caption,
-        out=out / "run",
+        video=str(job.clip),
+        prompt=job.caption,
+        out=str(out / RUN),
         num_frames=num_frames,
+        start=start,
         stride=stride,
-        num_train_steps=num_train_steps,
-        overwrite=overwrite,
     )
-    clock.lap("tune")
-    say("[bold]2/4[/] export")
-    export(out / "run", out / "bundle", overwrite=overwrite)
-    clock.lap("export")
-    say("[bold]3/4[/] invert and edit")
-    run_edit(
-        out / "bundle",
-        video=clip,
-        out=out / "edits",
-        prompt=prompts,
+    if num_train_steps is not None:
+        config = config.replace(num_train_steps=num_train_steps)
+    clock = _Clock()
+    with _said_where(out):
+        with clock("tune"), stages() as show:
+            say(f"[bold]1/4[/] tune {base} on {job.clip.name}: {job.caption}")
+            tune(config, callback=show, overwrite=overwrite)
+        (out / REPORT).unlink(missing_ok=True)  # a former demo's, of another run
+        shutil.copyfile(job.clip, out / f"{CLIP}{job.clip.suffix}")
+        with clock("export"), stages() as show:
+            say("[bold]2/4[/] export")
+            export_bundle(out / RUN, out / BUNDLE, overwrite=overwrite, callback=show)
+        with clock("edit"):
+            say("[bold]3/4[/] invert and edit")
+            _edit(out, job, num_inference_steps, overwrite=overwrite)
+        with clock("evaluate"):
+            say("[bold]4/4[/] evaluate")
+            _evaluate(out)
+        tuning = {key: getattr(config, key) for key in ("num_frames", "start", "stride", "height", "width")}
+        tuning |= {key: getattr(config, key) for key in ("num_train_steps", "learning_rate", "seed")}
+        report = {
+            "version": __version__,
+            "base": base,
+            "clip": job.clip.name,
+            "caption": job.caption,
+            "tuning": tuning,
+            **_report(out, job.kinds),
+            "seconds": {**clock.seconds, "total": round(sum(clock.seconds.values()), 1)},
+        }
+        write_text(out / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    minutes = report["seconds"]["total"] / 60
+    say(f"[green]done[/] in {minutes:.1f} min; the pictures: {out / EDITS / 'sheet.png'}, the report: {out / REPORT}")
+    say(f"next: tav edit {out / BUNDLE} --video {out / CLIP}{job.clip.suffix} --prompt PROMPT --out OUT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """The clip, its caption, and what to edit it with: kind and prompt of each edit."""
+
+    clip: Path
+    caption: str
+    prompts: list[str]
+    kinds: list[str]
+
+
+def _job(sample: str | None, video: Path | None, prompt: str | None, edit: list[str] | None) -> _Job:
+    if edit and not all(words.strip() for words in edit):
+        raise PromptError("an --edit is empty; say what the new video shows")
+    if video is None:
+        if prompt is not None:
+            raise InputError("--prompt is what a clip of yours shows; give --video too, or edit a sample with --edit")
+        chosen = sample_clip(sample or SAMPLE)
+        edits = [("edit", words) for words in edit] if edit else list(chosen.edits.items())
+        clip, caption = chosen.path, chosen.caption
+    else:
+        if sample is not None:
+            raise InputError("give --sample or --video, not both")
+        if prompt is None:
+            raise InputError("give --prompt, what the clip shows, such as 'a man is skiing'; tuning needs it")
+        edits = [("edit", words) for words in edit or [words.format(prompt) for words in OWN_EDITS]]
+        clip, caption = video, prompt
+    kinds, prompts = zip(*edits, strict=True)
+    return _Job(clip=clip, caption=caption, prompts=list(prompts), kinds=list(kinds))
+
+
+def _edit(out: Path, job: _Job, num_inference_steps: int, *, overwrite: bool) -> None:
+    from tav_sdk.cli.edit import edit
+
+    edit(
+        out / BUNDLE,
+        video=job.clip,
+        out=out / EDITS,
+        prompt=job.prompts,
         num_inference_steps=num_inference_steps,
         num_inversion_steps=num_inference_steps,
         reconstruct=True,
         overwrite=overwrite,
     )
-    clock.lap("edit")
-    say("[bold]4/4[/] evaluate")
-    evaluate(out / "edits", overwrite=True)
-    clock.lap("evaluate")
-    report = _report(out, {"base": base, "clip": clip.name, "caption": caption}, kinds, clock.seconds)
-    write_text(out / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    took = sum(clock.seconds.values())
-    say(f"[green]done[/] in {took / 60:.1f} min; the pictures: {out / 'edits' / 'sheet.png'}")
-    say(f"next: tav edit {out / 'bundle'} --video {clip} --prompt PROMPT --out OUT")
 
 
-def _job(
-    chosen: SampleClip | None, video: Path | None, prompt: str | None, edit: list[str] | None
-) -> tuple[Path, str, list[str]]:
-    """The clip, its caption, and what to edit it with."""
-    if chosen is not None:
-        if prompt is not None:
-            raise InputError("--prompt is what a clip of yours shows; give --video too, or edit a sample with --edit")
-        return chosen.path, chosen.caption, edit or list(chosen.edits.values())
-    if video is None or prompt is None:
-        raise InputError("give --prompt, what the clip shows, such as 'a man is skiing'; tuning needs it")
-    return video, prompt, edit or [words.format(prompt) for words in OWN_EDITS]
+def _evaluate(out: Path) -> None:
+    from tav_sdk.cli.evaluate import evaluate
+
+    evaluate(out / EDITS)
 
 
-def _report(out: Path, job: dict[str, Any], kinds: list[str], seconds: dict[str, float]) -> dict[str, Any]:
-    edits = json.loads((out / "edits" / "edits.json").read_text(encoding="utf-8"))
-    scores = json.loads((out / "edits" / "scores.json").read_text(encoding="utf-8"))
-    edits["edits"] = [{"kind": kind, **entry} for kind, entry in zip(kinds, edits["edits"], strict=True)]
-    return {**job, "seconds": seconds, "edits": edits, "scores": scores}
+def _report(out: Path, kinds: list[str]) -> dict[str, Any]:
+    """Settings of editing, and one row an edit."""
+    settings = json.loads((out / EDITS / "edits.json").read_text(encoding="utf-8"))
+    scores = json.loads((out / EDITS / "scores.json").read_text(encoding="utf-8"))
+    rows = [{"kind": kind, **_rounded(row)} for kind, row in zip(kinds, scores["videos"], strict=True)]
+    kept = ("engine", "guidance_scale", "inversion_prompt", "num_inversion_steps", "num_inference_steps")
+    return {
+        "editing": {key: settings[key] for key in kept},
+        "edits": rows,
+        "means": _rounded(scores["means"]),
+        "reconstruction_psnr": _rounded(scores)["reconstruction_psnr"],
+        "clip_of_the_scores": scores["clip"]["name"],
+        "definitions_version": scores["definitions_version"],
+        "sheet": f"{EDITS}/sheet.png",
+    }
+
+
+def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 3) if isinstance(value, float) else value for key, value in values.items()}
+
+
+@contextmanager
+def _said_where(out: Path) -> Iterator[None]:
+    """An interrupt says what is left."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if out.is_dir() and any(out.iterdir()):
+            raise KeyboardInterrupt(
+                f"what was finished is in {out}; the same command with --overwrite starts again"
+            ) from None
+        raise
 
 
 class _Clock:
@@ -129,8 +217,9 @@ class _Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
 
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage], self._last = round(now - self._last, 1), now
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - began, 1)

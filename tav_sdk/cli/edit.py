@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 from tav_sdk.cli.console import say, stages
 from tav_sdk.errors import InputError, PromptError
 from tav_sdk.files import check_apart, check_new, new_folder
+from tav_sdk.progress import Callback
 
 if TYPE_CHECKING:
     from tav_sdk.pipeline import Pipeline
@@ -74,6 +76,8 @@ def edit(
       tav edit bundles/skiing --video clip.mp4 --prompt "Spider Man is skiing on the beach, cartoon style" --out out
 
       tav edit bundles/skiing --video clip.mp4 --prompt "a panda is skiing" --prompt "skiing, pixel art" --out out
+
+      tav edit bundles/skiing --video clip.mp4 --prompt "a panda is skiing" --reconstruct --out out
     """
     prompts = _prompts(prompt)
     suffix = _suffix(file_format)
@@ -108,9 +112,9 @@ def edit(
                     negative_prompt=negative_prompt,
                     num_inference_steps=num_inference_steps,
                     guidance_scale=guidance_scale,
-                    callback=show,
+                    callback=_of(show, f"{index}/{len(prompts)}"),
                 )
-                for one in prompts
+                for index, one in enumerate(prompts, start=1)
             ]
             rows = {"source": clip}
             if reconstruct:
@@ -119,7 +123,7 @@ def edit(
                     inversion,
                     num_inference_steps=num_inference_steps,
                     guidance_scale=1.0,
-                    callback=show,
+                    callback=_of(show, "source"),
                 )
         settings = {
             "bundle": bundle.name,
@@ -175,11 +179,13 @@ def generate(
                     negative_prompt=negative_prompt,
                     num_inference_steps=num_inference_steps,
                     guidance_scale=guidance_scale,
-                    callback=show,
+                    callback=_of(show, f"{index}/{len(prompts)}"),
                 )
-                for one in prompts
+                for index, one in enumerate(prompts, start=1)
             ]
         settings = {
+            "bundle": bundle.name,
+            "caption": pipeline.manifest.prompt,
             "negative_prompt": negative_prompt,
             "num_inference_steps": num_inference_steps,
             "guidance_scale": pipeline.manifest.guidance_scale if guidance_scale is None else guidance_scale,
@@ -193,7 +199,14 @@ def generate(
 def _prompts(prompt: list[str] | None) -> list[str]:
     if not prompt:
         raise PromptError("the list of prompts is empty; give at least one --prompt")
+    if not all(words.strip() for words in prompt):
+        raise PromptError("a --prompt is empty; say what the new video shows")
     return prompt
+
+
+def _of(show: Callback, which: str) -> Callback:
+    """A callback that says which of several videos a step is of."""
+    return lambda step: show(dataclasses.replace(step, stage=f"{step.stage} {which}"))
 
 
 def _check_numbers(fps: float | None, seed: int | None) -> None:

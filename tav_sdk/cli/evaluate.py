@@ -42,7 +42,7 @@ def evaluate(
         ),
     ] = None,
     source: Annotated[
-        Path | None, typer.Option(help="The clip that was edited.", show_default="source.* of EDITS")
+        Path | None, typer.Option(help="The frames that were edited.", show_default="source.* of EDITS")
     ] = None,
     reconstruction: Annotated[
         Path | None,
@@ -57,11 +57,11 @@ def evaluate(
     ] = "pocket",
     out: Annotated[Path | None, typer.Option(help="The folder to write the scores to.", show_default="EDITS")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON, no table and no bar.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace scores.json and scores.png.")] = False,
 ) -> None:
     """Measure edits: CLIP scores, how well the source's motion is kept, and the reconstruction.
 
-    Prints a table, and writes scores.json (the definitions in it) and scores.png (all videos with their scores).
+    Prints a table, and writes scores.json (the definitions in it) and scores.png (all videos with their scores), anew
+    each time. The source is the frames that were edited, such as source.mp4 of tav edit.
 
     [bold]Examples[/]
 
@@ -69,12 +69,13 @@ def evaluate(
 
       tav evaluate out --clip openai/clip-vit-large-patch14 --json
 
-      tav evaluate videos --prompts prompts.csv --source clip.mp4 --out scores
+      tav evaluate videos --prompts prompts.csv --source frames.mp4 --out scores
     """
     folder = edits if out is None else out
     if not edits.is_dir():
         raise InputError(f"there is no folder of edits {edits}; give one that tav edit wrote, or one with videos")
-    _check_out(folder, overwrite)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; give the path of a folder to write")
     entries = _entries(edits, prompts)
     source = source or _beside(edits, "source")
     reconstruction = reconstruction or _beside(edits, "reconstruction")
@@ -88,9 +89,13 @@ def evaluate(
 
     # All files before the CLIP, which takes its time to load.
     original = None if source is None else read_video(source)
-    psnr = None
-    if original is not None and reconstruction is not None:
-        psnr = reconstruction_psnr(original.frames, read_video(reconstruction).frames)
+    again = None if reconstruction is None else read_video(reconstruction)
+    psnr, why = None, "there is no reconstruction of the source"
+    if original is not None and again is not None:
+        try:
+            psnr = reconstruction_psnr(original.frames, again.frames)
+        except InputError as error:
+            why = str(error)
     videos = {file: read_video(edits / file) for file in dict.fromkeys(file for file, _ in entries)}
     scorer = _scorer(clip)
 
@@ -104,9 +109,9 @@ def evaluate(
                 raise InputError(f"{file}: {error}") from error
             show(StepProgress(stage="evaluate", step=index + 1, total=len(entries)))
 
-    document = _document(entries, scores, scorer, source, reconstruction, psnr)
+    document = _document(entries, scores, scorer, source, reconstruction, psnr, why)
     text = json.dumps(document, indent=2, ensure_ascii=False)
-    rows = {"source": original} if original is not None else {}
+    rows = {name: video for name, video in (("source", original), ("reconstruction", again)) if video is not None}
     rows |= {_label(*entry, one): videos[entry[0]] for entry, one in zip(entries, scores, strict=True)}
     _write(folder, text, rows)
     if as_json:
@@ -117,14 +122,6 @@ def evaluate(
 
 
 # --- what is given ------------------------------------------------------------------------------------------------
-
-
-def _check_out(folder: Path, overwrite: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; give the path of a folder to write")
-    there = [name for name in (SCORES_FILE, SHEET_FILE) if (folder / name).exists()]
-    if there and not overwrite:
-        raise OutputError(f"{folder} has {' and '.join(there)}; choose another folder, or replace with --overwrite")
 
 
 def _entries(edits: Path, prompts: Path | None) -> list[Edit]:
@@ -149,10 +146,9 @@ def _entries(edits: Path, prompts: Path | None) -> list[Edit]:
 
 def _csv(path: Path) -> list[Edit]:
     reader = csv.DictReader(_text(path).splitlines())
-    if sorted(reader.fieldnames or ()) != sorted(KEYS):
-        raise InputError(
-            f"{path}: expected the header file,prompt, got {','.join(reader.fieldnames or ()) or 'nothing'}"
-        )
+    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+    if sorted(reader.fieldnames) != sorted(KEYS):
+        raise InputError(f"{path}: expected the header file,prompt, got {','.join(reader.fieldnames) or 'nothing'}")
     entries: list[Edit] = []
     for row in reader:
         if None in row or None in row.values():
@@ -160,7 +156,7 @@ def _csv(path: Path) -> list[Edit]:
                 f"{path}, line {reader.line_num}: expected two values, file and prompt; "
                 'put a prompt with a comma in quotes: 00.mp4,"a panda, cartoon style"'
             )
-        entries.append((row["file"], row["prompt"]))
+        entries.append((row["file"].strip(), row["prompt"].strip()))
     return entries
 
 
@@ -236,12 +232,13 @@ def _document(
     source: Path | None,
     reconstruction: Path | None,
     psnr: float | None,
+    why: str,
 ) -> dict[str, Any]:
     from tav_sdk.evaluate import DEFINITIONS, DEFINITIONS_VERSION, mean_scores
 
     notes = {}
     if psnr is None:
-        notes["reconstruction_psnr"] = "there is no reconstruction of the source"
+        notes["reconstruction_psnr"] = why
     elif math.isinf(psnr):  # JSON has no infinity
         notes["reconstruction_psnr"] = "infinite: the reconstruction equals the source"
     return {

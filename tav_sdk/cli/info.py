@@ -53,7 +53,9 @@ def _facts(path: Path) -> dict[str, Any]:
     if (started := path.parent / f".{path.name}.partial" / "started.json").is_file():
         return _unfinished(path, started)
     if not path.exists():
-        raise InputError(f"there is nothing at {path}")
+        raise InputError(
+            f"there is nothing at {path}; give a bundle, a run, a base model, a folder of edits or a video"
+        )
     raise InputError(
         f"{path} is neither a bundle (manifest.json), nor a run (run.json), nor a base model (model_index.json), nor a "
         "folder of edits (edits.json)"

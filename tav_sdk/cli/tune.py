@@ -43,16 +43,14 @@ def tune(
     start: Annotated[int | None, typer.Option(help="Index of the first frame taken.", show_default="0")] = None,
     stride: Annotated[int | None, typer.Option(help="Distance between frames taken.", show_default="1")] = None,
     height: Annotated[
-        int | None, typer.Option(help="Pixels; a multiple of 64 for SD.", show_default="the base's")
+        int | None, typer.Option(help="Pixels; a multiple of 64 for SD, of 16 for Pocket.", show_default="the base's")
     ] = None,
     width: Annotated[
-        int | None, typer.Option(help="Pixels; a multiple of 64 for SD.", show_default="the base's")
+        int | None, typer.Option(help="Pixels; a multiple of 64 for SD, of 16 for Pocket.", show_default="the base's")
     ] = None,
-    num_train_steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps.", show_default="300; Pocket 150")
-    ] = None,
+    num_train_steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default="300")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="AdamW's, constant.", show_default="3e-5; Pocket 1e-4")
+        float | None, typer.Option(help="AdamW's, constant.", show_default="3e-5; Pocket 1e-3")
     ] = None,
     max_grad_norm: Annotated[float | None, typer.Option(help="Gradient clipping.", show_default="1.0")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same result.", show_default="33")] = None,
@@ -99,6 +97,8 @@ def tune(
     """Tune a base model on one captioned clip.
 
     [bold]Examples[/]
+
+      tav tune --video demo/clip.mp4 --prompt "a red car is moving on the road" --out runs/car
 
       tav tune --base sd14 --video clip.mp4 --prompt "a man is skiing" --out runs/skiing
 

@@ -102,10 +102,9 @@ def test_another_folder_for_the_scores(scores, edits, work):
     assert names(work / "new" / "scores") == ["scores.json", "scores.png"]
 
 
-def test_scores_are_replaced_only_when_asked(tav, refused, scores, edits):
+def test_its_own_files_are_replaced(scores, edits):
     (edits / "scores.json").write_text("old")
-    refused("has scores.json; choose another folder, or replace with --overwrite", edits)
-    assert scores(edits, "--overwrite") == json.loads((edits / "scores.json").read_text(encoding="utf-8"))
+    assert scores(edits) == json.loads((edits / "scores.json").read_text(encoding="utf-8"))
 
 
 def test_without_a_source_motion_is_not_defined(tav, edits):
@@ -150,6 +149,7 @@ def test_an_equal_reconstruction_is_said_in_words(scores, edits):
 # --- prompts --------------------------------------------------------------------------------------------------------
 
 WELL_FORMED = {
+    "spaces.csv": 'file, prompt\n00.mp4,"a car, at night"\n01.mp4, a pig\n',
     "a.csv": '\ufeffprompt,file\n"a car, at night",00.mp4\na pig,01.mp4\n',
     "mapping.json": '{"00.mp4": "a car, at night", "01.mp4": "a pig"}',
     "list.json": '[{"file": "00.mp4", "prompt": "a car, at night"}, {"file": "01.mp4", "prompt": "a pig"}]',
@@ -224,14 +224,19 @@ def test_two_sources(refused, edits):
     refused("has source.mov, source.mp4; say which with --source", edits)
 
 
-def test_a_source_of_another_length(refused, edits):
+def test_a_source_of_another_length_leaves_the_other_measures(scores, edits):
     read_video(edits / "source.mp4", num_frames=5).save(edits / "source.mp4")
-    refused("00.mp4: motion compares frame by frame: the video has 8 frames, the source 5", edits)
+    document = scores(edits)
+    assert document["means"]["motion"] is None
+    assert document["means"]["clip_text"] > 80
+    assert "the video has 8 frames, the source 5" in document["videos"][0]["notes"]["motion"]
 
 
-def test_a_reconstruction_of_another_size(refused, edits):
+def test_a_reconstruction_of_another_size_is_not_compared(scores, edits):
     read_video(edits / "source.mp4", size=(32, 32)).save(edits / "reconstruction.mp4")
-    refused("the source is 8 frames of 64x64, the reconstruction 8 frames of 32x32", edits)
+    document = scores(edits)
+    assert document["reconstruction_psnr"] is None
+    assert "the source is 8 frames of 64x64, the reconstruction 8 frames of 32x32" in str(document["notes"])
 
 
 def test_a_reconstruction_without_a_source(refused, edits):

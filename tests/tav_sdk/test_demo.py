@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from tav_sdk.pocket import sample_clip, sample_clips
+
 QUICK = ("--num-train-steps", 1, "--num-inference-steps", 2)
 
 
@@ -13,10 +17,13 @@ def test_it_writes_the_source_the_edits_a_sheet_and_a_report(tav, work):
     names = {path.name for path in (work / "demo" / "edits").iterdir()}
     assert {"source.mp4", "00.mp4", "01.mp4", "02.mp4", "03.mp4", "reconstruction.mp4", "sheet.png"} <= names
     report = json.loads((work / "demo" / "report.json").read_text())
-    assert [entry["kind"] for entry in report["edits"]["edits"]] == ["subject", "background", "attribute", "style"]
-    assert report["edits"]["guidance_scale"] == 3.5
-    assert set(report["seconds"]) == {"tune", "export", "edit", "evaluate"}
+    assert [row["kind"] for row in report["edits"]] == ["subject", "background", "attribute", "style"]
+    assert all(0 < row["clip_text"] <= 100 for row in report["edits"])
+    assert (report["editing"]["guidance_scale"], report["tuning"]["num_train_steps"]) == (3.5, 1)
+    assert set(report["seconds"]) == {"tune", "export", "edit", "evaluate", "total"}
+    assert report["reconstruction_psnr"] > 0
     assert "the pictures:" in result.stderr
+    assert (work / "demo" / "clip.mp4").read_bytes() == sample_clip("car-road").path.read_bytes()
 
 
 def test_a_clip_and_edits_of_ones_own(tav, work, clip_path, tiny_base):
@@ -26,7 +33,8 @@ def test_a_clip_and_edits_of_ones_own(tav, work, clip_path, tiny_base):
     assert result.exit_code == 0, result.stderr
     report = json.loads((work / "demo" / "report.json").read_text())
     assert report["caption"] == caption
-    assert [entry["prompt"] for entry in report["edits"]["edits"]] == ["a blue circle"]
+    assert [row["prompt"] for row in report["edits"]] == ["a blue circle"]
+    assert "Pocket knows only its own small world" not in result.stderr
 
 
 def test_a_clip_of_ones_own_needs_its_caption(tav, work, clip_path):
@@ -48,10 +56,48 @@ def test_an_unknown_sample_is_refused(tav, work):
     assert "there is no sample clip 'dog-moon'; there are: car-road" in result.stderr
 
 
-def test_a_former_demo_may_be_kept(tav, work):
+def test_a_folder_with_something_in_it_is_kept(tav, work):
     (work / "demo" / "run").mkdir(parents=True)
     (work / "demo" / "run" / "notes.txt").write_text("mine")
-    result = tav("demo", "--out", work / "demo", "--no-overwrite", *QUICK)
+    result = tav("demo", "--out", work / "demo", *QUICK)
     assert result.exit_code == 2
     assert "is not empty" in result.stderr
     assert (work / "demo" / "run" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--num-inference-steps", 0), "--num-inference-steps must be from 1 to 1000, got 0"),
+        (("--edit", " "), "an --edit is empty; say what the new video shows"),
+        (("--sample", "pig-grass", "--video", "clip.mp4", "--prompt", "x"), "give --sample or --video, not both"),
+        (("--video", "nowhere.mp4", "--prompt", "x"), "nowhere.mp4"),
+        (("--base", "nowhere"), "there is no base model folder nowhere"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(tav, work, options, text):
+    result = tav("demo", "--out", work / "demo", *options)
+    assert result.exit_code == 2
+    assert text in result.stderr
+    assert list(work.iterdir()) == []
+
+
+def test_a_real_clip_on_pocket_is_noted(tav, work, tmp_path):
+    (tmp_path / "clip.mp4").write_text("no video")
+    result = tav("demo", "--out", work / "demo", "--video", tmp_path / "clip.mp4", "--prompt", "a man")
+    assert "note: Pocket knows only its own small world; for a real clip give a Stable Diffusion" in result.stderr
+
+
+def test_an_interrupt_says_what_is_left(tav, work, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tav_sdk.export.export_bundle", interrupted)
+    result = tav("demo", "--out", work / "demo", *QUICK)
+    assert result.exit_code == 2
+    assert f"interrupted; what was finished is in {work / 'demo'}; the same command with --overwrite" in result.stderr
+
+
+def test_the_help_names_every_sample(tav):
+    text = tav("demo", "--help").stdout
+    assert all(name in text.replace("\n", " ") for name in sample_clips())

@@ -143,9 +143,15 @@ def test_positions_that_are_none(bad):
         evaluate(RIGHT, "x", None, Constant(), positions=bad)
 
 
-def test_a_source_of_another_length():
-    with pytest.raises(InputError, match="the video has 8 frames, the source 6"):
-        evaluate(RIGHT, "a square", RIGHT[:6], Constant())
+def test_a_source_of_another_length_has_no_motion():
+    scores = evaluate(RIGHT, "a square", RIGHT[:6], Constant())
+    assert scores.motion is None
+    assert "the video has 8 frames, the source 6; give the frames that were edited" in scores.notes["motion"]
+
+
+def test_positions_of_another_length():
+    with pytest.raises(InputError, match="the video has 8 frames, the list of positions 6"):
+        evaluate(RIGHT, "a square", None, Constant(), positions=np.full((6, 2), 0.5))
 
 
 def test_the_mean_is_over_what_is_defined():

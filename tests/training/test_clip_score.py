@@ -95,11 +95,21 @@ def test_no_prompts(scorer):
         scorer.embed_text([])
 
 
-@pytest.mark.parametrize("name", ["openai/no-such-clip", "/no/such/folder"])
-def test_a_name_that_cannot_be_found(monkeypatch, name):
+def test_a_name_that_cannot_be_found(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(BaseModelError, match=f"there is no folder {name}, and no CLIP of that name"):
+    with pytest.raises(BaseModelError, match="there is no folder openai/none, and no CLIP of that name was found"):
+        ClipScorer("openai/none")
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "../a/b"])
+def test_a_path_that_is_no_folder(name):
+    with pytest.raises(BaseModelError, match=f"there is no folder {name}; give a CLIP in the transformers format"):
         ClipScorer(name)
+
+
+def test_a_base_with_a_clip_in_it():
+    with pytest.raises(BaseModelError, match=r"expected a folder in the transformers format, such as .*clip"):
+        ClipScorer(CLIP.parent)
 
 
 @pytest.mark.parametrize(

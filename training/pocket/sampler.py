@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 
+from tav_sdk.training.base import BaseModel
+from tav_sdk.training.clip import encode_prompts
 from tav_sdk.training.pocket.autoencoder import decode, load_autoencoder
 from tav_sdk.training.pocket.config import LATENT_SIZE, TrainingSetting
 from tav_sdk.training.pocket.unet import TextStates, build_ddim, load_unet
 
 
 class Sampler:
-    """The averaged U-Net of a training state, with its text tower and autoencoder, on the CPU."""
+    """A base model as a text-to-image pipeline, on the CPU.
 
-    def __init__(self, setting: TrainingSetting, folder: Path) -> None:
-        self.unet, self.step = load_unet(setting, folder)
-        self.vae = load_autoencoder(setting, folder)
-        self.text = TextStates(setting, folder)
+    Args:
+        unet: the U-Net.
+        vae: the autoencoder.
+        text: captions to text states ``(b, 77, d)``.
+    """
+
+    def __init__(
+        self, unet: UNet2DConditionModel, vae: AutoencoderKL, text: Callable[[list[str]], torch.Tensor]
+    ) -> None:
+        self.unet, self.vae, self.text = unet, vae, text
+
+    @classmethod
+    def of_state(cls, setting: TrainingSetting, folder: Path) -> Sampler:
+        """The averaged U-Net of a training state, with its text tower and autoencoder."""
+        return cls(load_unet(setting, folder)[0], load_autoencoder(setting, folder), TextStates(setting, folder))
+
+    @classmethod
+    def of_base(cls, folder: str | Path) -> Sampler:
+        """A base in the diffusers layout, such as ``pocket``."""
+        base = BaseModel(Path(folder))
+        encoder, tokenizer = base.load_text_encoder(), base.load_tokenizer()
+        return cls(base.load_unet(), base.load_vae(), lambda prompts: encode_prompts(encoder, tokenizer, prompts))
 
     @torch.no_grad()
     def __call__(
