@@ -39,7 +39,7 @@ from tav_sdk.pocket import SampleClip, find_base, sample_clips
 from tav_sdk.training import BaseModel, InflationOptions, inflate
 
 STARTS = ("inverted", "noise")
-SCORES = ("subject", "background", "style", "all", "trajectory", "clip_text", "clip_frame")
+SCORES = ("subject", "background", "style", "all", "trajectory", "flicker", "clip_text", "clip_frame")
 COSTS = ("tuning step", "U-Net call")
 MEDIAN = ("trajectory",)  # one edit that stands still would hide the others in a mean
 
@@ -236,7 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--base", default="pocket", help="a base model's folder (default: pocket)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", nargs="+", choices=[row.key for row in ROWS], default=[row.key for row in ROWS])
-    parser.add_argument("--clips", type=int, default=4, metavar="N", help="the first N sample clips (default: 4)")
+    parser.add_argument(
+        "--clips", type=int, default=4, metavar="N", choices=range(1, 9), help="the first N sample clips (default: 4)"
+    )
     parser.add_argument("--edits", type=int, default=4, metavar="N", help="of each clip (default: 4, one of each kind)")
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="of tuning and of the noise (default: 2)")
     parser.add_argument("--seed", type=int, default=33, help="the first of them")

@@ -36,6 +36,7 @@ CLASSIFIER = Path(__file__).with_name("pocket_classifier.safetensors")
 NUM_FRAMES, SIZE = 8, 64
 PROMPTS_A_BATCH = 4  # 8 videos a U-Net call, guidance included
 BODY, SATURATED, HUE_WIDTH = 0.1, 90, 30.0  # half side of the body's region, of 255, degrees
+AROUND = 0.33  # half side of the square around a subject that is not background
 CPU = torch.device("cpu")
 INVERT_WITH = get_args(InvertWith)
 RECOMMENDED = ("num_train_steps", "learning_rate", "guidance_scale", "invert_with")
@@ -204,8 +205,8 @@ class Judge:
         Returns:
             ``subject``, ``background``, ``style``, ``all``: share of frames where the judge sees what was asked;
             ``color``: likewise, ``None`` where the prompt names none; ``trajectory``: see
-            :func:`tav_sdk.trajectory.motion`, of the judged middles; ``clip_text``, ``clip_frame``: see
-            :mod:`tav_sdk.evaluate`.
+            :func:`tav_sdk.trajectory.motion`, of the judged middles; ``flicker``: see :func:`flicker`; ``clip_text``,
+            ``clip_frame``: see :mod:`tav_sdk.evaluate`.
         """
         verdicts = classify(self.classifier, frames)
         found = np.asarray(
@@ -217,10 +218,28 @@ class Judge:
             **dict(zip(("subject", "background", "style"), found.mean(0).tolist(), strict=True)),
             "all": float(found.all(1).mean()),
             "color": float(np.mean(colors)) if edit.color else None,
-            "trajectory": motion(np.asarray([verdict.center for verdict in verdicts]), centers),
+            "trajectory": motion(places := np.asarray([verdict.center for verdict in verdicts]), centers),
+            "flicker": flicker(frames, places),
             "clip_text": clip_text(embedded, self.clip.embed_text([edit.prompt])[0]),
             "clip_frame": clip_frame(embedded),
         }
+
+
+def flicker(frames: np.ndarray, places: np.ndarray) -> float:
+    """How much the background changes from frame to frame, of 255; 0.1 to 0.5 in a clip whose camera stands still.
+
+    The mean absolute difference of adjacent frames, over the pixels that are far from the subject in both. Pocket's
+    CLIP gives nearly the same embedding to all pictures of one caption, so ``clip_frame`` hardly sees this.
+
+    Args:
+        frames: ``(f, h, w, 3)`` uint8.
+        places: ``(f, 2)`` the subject's middle (x, y) as fractions.
+    """
+    height, width = frames.shape[1:3]
+    xs, ys = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
+    far = (abs(xs - places[:, :1]) > AROUND)[:, None, :] | (abs(ys - places[:, 1:]) > AROUND)[:, :, None]  # (f, h, w)
+    change = abs(frames[1:].astype(np.float64) - frames[:-1]).mean(axis=-1)  # (f - 1, h, w)
+    return float(change[far[1:] & far[:-1]].mean())
 
 
 def body_color(frame: np.ndarray, verdict: Verdict) -> str | None:

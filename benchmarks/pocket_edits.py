@@ -122,7 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="pocket", help="a base model's folder (default: pocket)")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--clips", type=int, default=6, metavar="N", help="the first N sample clips (default: 6)")
+    parser.add_argument(
+        "--clips", type=int, default=6, metavar="N", choices=range(1, 9), help="the first N sample clips (default: 6)"
+    )
     parser.add_argument("--edits", type=int, metavar="N", help="the first N of a clip's eight edits")
     parser.add_argument("--num-train-steps", type=int, help="default: what the base recommends, as for the next")
     parser.add_argument("--learning-rate", type=float)

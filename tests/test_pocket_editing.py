@@ -28,7 +28,7 @@ def judge() -> Judge:
 
 @pytest.fixture(scope="module")
 def unet(editor):
-    model, _ = editor.model(InflationOptions(), num_train_steps=30, learning_rate=1e-3, seed=33)
+    model, _ = editor.model(InflationOptions(), num_train_steps=30, learning_rate=5e-4, seed=33)
     return as_unet(model)
 
 

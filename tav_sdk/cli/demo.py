@@ -52,7 +52,7 @@ def demo(
     start: Annotated[int, typer.Option(help="Index of the first frame taken.")] = 0,
     stride: Annotated[int, typer.Option(help="Distance between frames taken.")] = 1,
     num_train_steps: Annotated[
-        int | None, typer.Option(help="Tuning steps.", show_default="the base's; Pocket 300")
+        int | None, typer.Option(help="Tuning steps.", show_default="the base's; Pocket 150")
     ] = None,
     num_inference_steps: Annotated[int, typer.Option(help="DDIM steps of inversion and of sampling.")] = 50,
     overwrite: Annotated[

@@ -48,9 +48,11 @@ def tune(
     width: Annotated[
         int | None, typer.Option(help="Pixels; a multiple of 64 for SD, of 16 for Pocket.", show_default="the base's")
     ] = None,
-    num_train_steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default="300")] = None,
+    num_train_steps: Annotated[
+        int | None, typer.Option(help="Optimizer steps.", show_default="300; Pocket 150")
+    ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="AdamW's, constant.", show_default="3e-5; Pocket 1e-3")
+        float | None, typer.Option(help="AdamW's, constant.", show_default="3e-5; Pocket 5e-4")
     ] = None,
     max_grad_norm: Annotated[float | None, typer.Option(help="Gradient clipping.", show_default="1.0")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same result.", show_default="33")] = None,

@@ -127,7 +127,7 @@ def test_info_on_a_base(tav, tiny_base):
 
 
 def test_info_on_pocket(tav):
-    assert json.loads(tav("info", "pocket", "--json").stdout)["recommended"]["learning_rate"] == 1e-3
+    assert json.loads(tav("info", "pocket", "--json").stdout)["recommended"]["learning_rate"] == 5e-4
 
 
 def test_info_on_a_video(tav, clip_path):
