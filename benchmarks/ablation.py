@@ -244,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=33, help="the first of them")
     parser.add_argument("--num-train-steps", type=int, help="default: what the base recommends, as for the next")
     parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--num-inference-steps", type=int, default=25)
+    parser.add_argument("--num-inference-steps", type=int)
     parser.add_argument("--invert-with", choices=INVERT_WITH, help="the prompt of inversion (default: likewise)")
     parser.add_argument("--guidance-scale", type=float, help="default: what the base recommends")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of measuring the time (default: 5)")

@@ -39,7 +39,7 @@ BODY, SATURATED, HUE_WIDTH = 0.1, 90, 30.0  # half side of the body's region, of
 AROUND = 0.33  # half side of the square around a subject that is not background
 CPU = torch.device("cpu")
 INVERT_WITH = get_args(InvertWith)
-RECOMMENDED = ("num_train_steps", "learning_rate", "guidance_scale", "invert_with")
+RECOMMENDED = ("num_train_steps", "learning_rate", "num_inference_steps", "guidance_scale", "invert_with")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def edits_of(name: str) -> list[Edit]:
 
 def settings_of(base: BaseModel, options: argparse.Namespace) -> dict[str, Any]:
     """What decides the edits of any clip; what the options leave open is what the base recommends."""
-    settings = {"base_sha256": base.sha256, "num_inference_steps": options.num_inference_steps}
+    settings = {"base_sha256": base.sha256}
     for name in RECOMMENDED:
         given = getattr(options, name)
         settings[name] = getattr(base.recommended, name) if given is None else given

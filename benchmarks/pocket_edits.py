@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--edits", type=int, metavar="N", help="the first N of a clip's eight edits")
     parser.add_argument("--num-train-steps", type=int, help="default: what the base recommends, as for the next")
     parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--num-inference-steps", type=int, default=50)
+    parser.add_argument("--num-inference-steps", type=int)
     parser.add_argument("--invert-with", choices=INVERT_WITH, help="the prompt of inversion (default: likewise)")
     parser.add_argument("--guidance-scale", type=float, help="default: what the base recommends")
     parser.add_argument("--seed", type=int, default=33)

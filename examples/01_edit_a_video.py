@@ -14,7 +14,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--bundle", default="demo/bundle")
 parser.add_argument("--video", default="demo/clip.mp4")
 parser.add_argument("--prompt", default="a yellow car is moving on the road")
-parser.add_argument("--steps", type=int, default=50, help="DDIM steps of inversion and of sampling")
+parser.add_argument("--steps", type=int, help="DDIM steps of inversion and of sampling; the base's by default")
 parser.add_argument("--out", default="edited.mp4", help="ends in .mp4, .gif, .webp, or .png for a contact sheet")
 args = parser.parse_args()
 

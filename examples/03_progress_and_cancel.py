@@ -16,7 +16,7 @@ import tav_sdk
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--bundle", default="demo/bundle")
 parser.add_argument("--prompt", default="a blue car is moving at night")
-parser.add_argument("--steps", type=int, default=50)
+parser.add_argument("--steps", type=int, help="DDIM steps; the base's by default")
 parser.add_argument("--seconds", type=float, default=5.0, help="patience")
 parser.add_argument("--out", default="generated.gif")
 args = parser.parse_args()

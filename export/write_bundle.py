@@ -89,6 +89,7 @@ def export_bundle(
             vae_scale_factor=model.vae_scale_factor,
             scaling_factor=model.scaling_factor,
             inflation=config.inflation.to_dict(),
+            num_inference_steps=model.recommended.num_inference_steps,
             guidance_scale=model.recommended.guidance_scale,
             invert_with=model.recommended.invert_with,
             graphs=entries,

@@ -98,6 +98,7 @@ class Manifest(_Strict):
         vae_scale_factor: pixels per latent along one side.
         scaling_factor: what the VAE's latents are multiplied with.
         inflation: how the U-Net was inflated.
+        num_inference_steps: DDIM steps that the base does best with, the paper's 50 for Stable Diffusion.
         guidance_scale: what the base is best edited with, the paper's 12.5 for Stable Diffusion.
         invert_with: the prompt that clips are best inverted with: none, or the tuned clip's caption.
         graphs: the four graphs by name.
@@ -115,6 +116,7 @@ class Manifest(_Strict):
     vae_scale_factor: int
     scaling_factor: float
     inflation: dict[str, Any]
+    num_inference_steps: int = 50
     guidance_scale: float = 12.5
     invert_with: InvertWith = "empty"
     graphs: dict[str, GraphEntry]

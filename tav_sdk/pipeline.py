@@ -81,7 +81,7 @@ class Pipeline:
         clip: Video,
         *,
         prompt: str | None = None,
-        num_inversion_steps: int = 50,
+        num_inversion_steps: int | None = None,
         seed: int | None = None,
         callback: Callback | None = None,
     ) -> Inversion:
@@ -91,7 +91,7 @@ class Pipeline:
             clip: as many frames, and as high and wide, as the bundle takes.
             prompt: what to invert with; by default what the base does best with (:attr:`Manifest.invert_with`): the
                 empty prompt as in the released code, or the tuned clip's caption.
-            num_inversion_steps: U-Net evaluations, in [1, T].
+            num_inversion_steps: U-Net evaluations, in [1, T]; by default :attr:`Manifest.num_inference_steps`.
             seed: draw the clip's latents from the VAE's posterior with this seed, as the released code does; by
                 default its mean is taken.
             callback: called after each step of ``encode`` and ``inversion``; ``False`` cancels.
@@ -102,6 +102,8 @@ class Pipeline:
             CancelledError: the callback returned ``False``.
         """
         total = self.schedule.num_train_timesteps
+        if num_inversion_steps is None:
+            num_inversion_steps = self.manifest.num_inference_steps
         if not 1 <= num_inversion_steps <= total:
             raise InputError(f"num_inversion_steps must be between 1 and {total}, got {num_inversion_steps}")
         if prompt is None:
@@ -123,7 +125,7 @@ class Pipeline:
         inversion: Inversion,
         *,
         negative_prompt: str = "",
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         callback: Callback | None = None,
     ) -> Video:
@@ -133,7 +135,7 @@ class Pipeline:
             prompt: what the video is to show, at most 77 tokens; one that is too long is cut with a warning.
             inversion: from :meth:`invert`.
             negative_prompt: what it is not to show.
-            num_inference_steps: DDIM steps, in [1, T].
+            num_inference_steps: DDIM steps, in [1, T]; by default :attr:`Manifest.num_inference_steps`.
             guidance_scale: at most 1 switches guidance off, which halves the work; by default what the base is best
                 edited with, :attr:`Manifest.guidance_scale`.
             callback: called after each step of ``sampling`` and ``decode``; ``False`` cancels.
@@ -160,7 +162,7 @@ class Pipeline:
         *,
         seed: int = 0,
         negative_prompt: str = "",
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         fps: float | None = None,
         callback: Callback | None = None,
@@ -225,10 +227,12 @@ class Pipeline:
         negative_prompt: str,
         latents: np.ndarray,
         fps: float,
-        num_inference_steps: int,
+        num_inference_steps: int | None,
         guidance_scale: float | None,
         callback: Callback | None,
     ) -> Video:
+        if num_inference_steps is None:
+            num_inference_steps = self.manifest.num_inference_steps
         if guidance_scale is None:
             guidance_scale = self.manifest.guidance_scale
         if not math.isfinite(guidance_scale):

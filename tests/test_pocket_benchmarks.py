@@ -55,7 +55,7 @@ def test_pocket_edits_skips_a_finished_clip(tmp_path, monkeypatch, capsys):
     result = json.loads((tmp_path / "edits.json").read_text())
     name = next(iter(sample_clips()))
     assert [clip["clip"] for clip in result["clips"]] == [name]
-    assert set(result["clips"][0]["edits"][0]["scores"]) == set(pocket_edits.SCORES)
+    assert set(result["clips"][0]["edits"][0]["scores"]) >= set(pocket_edits.SCORES)
     assert result["summary"]["all"]["subject"].keys() == {"mean", "median"}
     assert (tmp_path / "clips" / f"{name}.png").stat().st_size > 1000
     assert "| edits" in capsys.readouterr().out

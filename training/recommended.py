@@ -24,6 +24,7 @@ class Recommended:
         width: likewise.
         num_train_steps: optimizer steps of tuning.
         learning_rate: AdamW's.
+        num_inference_steps: DDIM steps of inversion and of sampling.
         guidance_scale: of editing.
         invert_with: the prompt of inversion: ``empty`` as in the released code, or the clip's ``caption``.
     """
@@ -32,6 +33,7 @@ class Recommended:
     width: int = 512
     num_train_steps: int = 300
     learning_rate: float = 3e-5
+    num_inference_steps: int = 50
     guidance_scale: float = 12.5
     invert_with: InvertWith = "empty"
 

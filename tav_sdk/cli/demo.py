@@ -54,7 +54,10 @@ def demo(
     num_train_steps: Annotated[
         int | None, typer.Option(help="Tuning steps.", show_default="the base's; Pocket 150")
     ] = None,
-    num_inference_steps: Annotated[int, typer.Option(help="DDIM steps of inversion and of sampling.")] = 50,
+    num_inference_steps: Annotated[
+        int | None,
+        typer.Option(help="DDIM steps of inversion and of sampling.", show_default="the base's: 50, Pocket 25"),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace clip, run, bundle, edits and report in --out.")
     ] = False,
@@ -75,7 +78,7 @@ def demo(
     job = _job(sample, video, prompt, edit)
     check_new(out, overwrite=overwrite)
     check_apart(out, job.clip)
-    if not 1 <= num_inference_steps <= MOST_STEPS:
+    if num_inference_steps is not None and not 1 <= num_inference_steps <= MOST_STEPS:
         raise InputError(f"--num-inference-steps must be from 1 to {MOST_STEPS}, got {num_inference_steps}")
     if video is not None and base == POCKET:
         say("[yellow]note:[/] Pocket knows only its own small world; for a real clip give a Stable Diffusion --base")
@@ -157,7 +160,7 @@ def _job(sample: str | None, video: Path | None, prompt: str | None, edit: list[
     return _Job(clip=clip, caption=caption, prompts=list(prompts), kinds=list(kinds))
 
 
-def _edit(out: Path, job: _Job, num_inference_steps: int, *, overwrite: bool) -> None:
+def _edit(out: Path, job: _Job, num_inference_steps: int | None, *, overwrite: bool) -> None:
     from tav_sdk.cli.edit import edit
 
     edit(
@@ -166,7 +169,6 @@ def _edit(out: Path, job: _Job, num_inference_steps: int, *, overwrite: bool) ->
         out=out / EDITS,
         prompt=job.prompts,
         num_inference_steps=num_inference_steps,
-        num_inversion_steps=num_inference_steps,
         reconstruct=True,
         overwrite=overwrite,
     )

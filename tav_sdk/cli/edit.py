@@ -25,7 +25,7 @@ PromptOpt = Annotated[
 ]
 OutOpt = Annotated[Path, typer.Option(help="The folder to write the videos to.")]
 NegativeOpt = Annotated[str, typer.Option(help="What the new video does not show.")]
-StepsOpt = Annotated[int, typer.Option(help="DDIM steps of sampling.")]
+StepsOpt = Annotated[int | None, typer.Option(help="DDIM steps of sampling.", show_default="the base's: 50, Pocket 25")]
 GuidanceOpt = Annotated[
     float | None,
     typer.Option(help="Classifier-free guidance; at most 1 is none.", show_default="the base's: 12.5, Pocket 3.5"),
@@ -42,8 +42,10 @@ def edit(
     out: OutOpt,
     prompt: PromptOpt = None,
     negative_prompt: NegativeOpt = "",
-    num_inference_steps: StepsOpt = 50,
-    num_inversion_steps: Annotated[int, typer.Option(help="DDIM steps of inversion.")] = 50,
+    num_inference_steps: StepsOpt = None,
+    num_inversion_steps: Annotated[
+        int | None, typer.Option(help="DDIM steps of inversion.", show_default="those of sampling")
+    ] = None,
     guidance_scale: GuidanceOpt = None,
     inversion_prompt: Annotated[
         str | None,
@@ -97,6 +99,10 @@ def edit(
             stride=int(tuned["stride"]) if stride is None else stride,
             size=(pipeline.manifest.height, pipeline.manifest.width),
         )
+        if num_inference_steps is None:
+            num_inference_steps = pipeline.manifest.num_inference_steps
+        if num_inversion_steps is None:
+            num_inversion_steps = num_inference_steps
         # Before the inversion, which takes its time.
         _check_steps("--num-inversion-steps", num_inversion_steps, pipeline)
         _check_steps("--num-inference-steps", num_inference_steps, pipeline)
@@ -147,7 +153,7 @@ def generate(
     prompt: PromptOpt = None,
     seed: Annotated[int, typer.Option(help="Of the noise: same seed, same video.")] = 0,
     negative_prompt: NegativeOpt = "",
-    num_inference_steps: StepsOpt = 50,
+    num_inference_steps: StepsOpt = None,
     guidance_scale: GuidanceOpt = None,
     fps: FpsOpt = None,
     file_format: FormatOpt = "mp4",
@@ -169,6 +175,8 @@ def generate(
     from tav_sdk.pipeline import load
 
     with load(bundle, engine=engine) as pipeline, new_folder(out, overwrite=overwrite) as folder:
+        if num_inference_steps is None:
+            num_inference_steps = pipeline.manifest.num_inference_steps
         _check_steps("--num-inference-steps", num_inference_steps, pipeline)
         say(f"generating on {pipeline.engine}")
         with stages() as show:

@@ -72,7 +72,9 @@ def _bundle(path: Path) -> dict[str, Any]:
         "clip": {"frames": manifest.num_frames, "height": manifest.height, "width": manifest.width},
         "precision": manifest.precision,
         "inflation": manifest.inflation,
-        "edited_with": {"guidance_scale": manifest.guidance_scale, "invert_with": manifest.invert_with},
+        "edited_with": {
+            key: getattr(manifest, key) for key in ("num_inference_steps", "guidance_scale", "invert_with")
+        },
         "base": {key: manifest.provenance["base"][key] for key in ("name", "sha256")},
         "graphs": {
             name: {"opset": graph.opset, "parity_max_abs": graph.parity_max_abs}

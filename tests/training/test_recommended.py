@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from tav_sdk import load, read_video
 from tav_sdk.errors import BaseModelError
-from tav_sdk.training import BaseModel, TuneConfig
+from tav_sdk.export import export_bundle
+from tav_sdk.training import BaseModel, TuneConfig, tune
 from tav_sdk.training.recommended import read_recommended
 
 CLIP = {"video": "clip.mp4", "prompt": "a man is skiing", "out": "runs/skiing"}
@@ -65,3 +67,19 @@ def test_a_damaged_recommendation_is_refused(base_copy, text, message):
     (base_copy / "tav_sdk.json").write_text(text)
     with pytest.raises(BaseModelError, match=message):
         TuneConfig(base=str(base_copy), **CLIP)
+
+
+def test_a_bundle_keeps_what_its_base_recommends(base_copy, clip_path, tmp_path):
+    (base_copy / "tav_sdk.json").write_text(
+        '{"num_inference_steps": 7, "guidance_scale": 2.5, "invert_with": "caption"}'
+    )
+    config = TuneConfig(base=str(base_copy), num_frames=2, num_train_steps=1, **{**CLIP, "video": clip_path})
+    run = tune(config.replace(out=str(tmp_path / "run"), height=32, width=32))
+    with load(export_bundle(run, tmp_path / "bundle")) as pipeline:
+        manifest = pipeline.manifest
+        assert (manifest.num_inference_steps, manifest.guidance_scale) == (7, 2.5)
+        inversion = pipeline.invert(read_video(clip_path, num_frames=2, size=(32, 32)))
+        assert (inversion.prompt, inversion.num_inversion_steps) == ("a man is skiing", 7)
+        steps = []
+        pipeline.edit("a panda", inversion, callback=lambda step: steps.append(step.stage))
+        assert steps.count("sampling") == 7
