@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 
 from tav_sdk.cli.console import guarded
 from tav_sdk.errors import InputError
 from tav_sdk.version import __version__
+from tav_sdk.video import read_video
 
 
 def test_the_version(tav):
@@ -274,13 +276,16 @@ def test_a_frame_rate(tav, edited):
 
 
 def test_generating_is_the_same_for_the_same_seed(tav, tiny_bundle, work):
-    def generate(name: str, seed: int) -> bytes:
+    def generate(name: str, seed: int) -> np.ndarray:
         options = ("--seed", seed, "--num-inference-steps", 2, "--out", work / name)
         result = tav("generate", tiny_bundle, "--prompt", "a panda", *options)
         assert result.exit_code == 0, result.stderr
-        return (work / name / "00.mp4").read_bytes()
+        return read_video(work / name / "00.mp4").frames.astype(float)
 
-    assert generate("a", 7) == generate("b", 7) != generate("c", 8)
+    # Not the bytes: x264 does not always write the same ones.
+    first = generate("a", 7)
+    assert np.abs(generate("b", 7) - first).mean() < 0.5
+    assert np.abs(generate("c", 8) - first).mean() > 5
 
 
 # --- make-tiny-base -------------------------------------------------------------------------------------------------
