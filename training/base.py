@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,15 +15,14 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
 from tav_sdk.errors import BaseModelError, PickledWeightsError
 from tav_sdk.files import sha256_of
 from tav_sdk.pocket import find_base
 from tav_sdk.schedule import DDIMSchedule
 from tav_sdk.text import Tokenizer
+from tav_sdk.training.reading import PICKLED, reading
 from tav_sdk.training.recommended import Recommended, read_recommended
 
 PARTS = {
@@ -35,7 +33,6 @@ PARTS = {
     "scheduler": "scheduler_config.json",
 }
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -152,20 +149,13 @@ class BaseModel:
 
     @contextlib.contextmanager
     def _reading(self, part: str) -> Iterator[None]:
-        levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
+        level = diffusers_logging.get_verbosity()
         diffusers_logging.set_verbosity(logging.CRITICAL)  # it logs an error for each name that it tries
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with reading(f"the {part} of the base model {self.folder}"):
                 yield
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise BaseModelError(f"the {part} of the base model {self.folder} cannot be read: {first_line}") from error
         finally:
-            diffusers_logging.set_verbosity(levels[0])
-            transformers_logging.set_verbosity(levels[1])
+            diffusers_logging.set_verbosity(level)
 
     def _check_weights(self, part: str) -> None:
         files = [path for path in (self.folder / part).iterdir() if path.is_file()]

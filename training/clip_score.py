@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,18 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
 from tav_sdk.errors import BaseModelError, InputError, PickledWeightsError, PromptError
 from tav_sdk.files import sha256_of
 from tav_sdk.frames import check_frames
+from tav_sdk.training.reading import PICKLED, first_line, reading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 PARTS = {
     "the configuration": ("config.json",),
     "the image processor": ("preprocessor_config.json", "processor_config.json"),
@@ -65,7 +60,7 @@ class ClipScorer:
         self.name = name or (self.folder.resolve().name if Path(clip).is_dir() else str(clip))
         self.batch_size = batch_size
         _check_folder(self.folder)
-        with _reading(self.folder):
+        with reading(f"the CLIP {self.folder}"):
             loaded: Any = CLIPModel.from_pretrained(
                 self.folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
@@ -81,7 +76,7 @@ class ClipScorer:
             self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             self._model: Any = model.eval().requires_grad_(False).to(self._device)
         except (RuntimeError, AssertionError) as error:
-            raise InputError(f"the device {str(device)!r} cannot be used: {_first_line(error)}") from error
+            raise InputError(f"the device {str(device)!r} cannot be used: {first_line(error)}") from error
 
     @cached_property
     def sha256(self) -> str:
@@ -147,7 +142,7 @@ def _find(clip: str | Path) -> Path:
     except (OSError, ValueError) as error:
         raise BaseModelError(
             f"there is no folder {clip}, and no CLIP of that name was found in the cache of the Hugging Face hub or "
-            f"got from it ({_first_line(error)}); give a folder, 'pocket', or a name such as "
+            f"got from it ({first_line(error)}); give a folder, 'pocket', or a name such as "
             "openai/clip-vit-large-patch14"
         ) from error
 
@@ -163,7 +158,7 @@ def _check_folder(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = config.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
-        raise BaseModelError(f"config.json of the CLIP {folder} cannot be read: {_first_line(error)}") from error
+        raise BaseModelError(f"config.json of the CLIP {folder} cannot be read: {first_line(error)}") from error
     if kind != "clip":
         raise BaseModelError(
             f"{folder} is not a CLIP: config.json has model_type {kind!r}, expected 'clip' (both towers)"
@@ -176,24 +171,3 @@ def _check_folder(folder: Path) -> None:
             "Convert it to .safetensors"
         )
     raise BaseModelError(f"the CLIP {folder} lacks model.safetensors, its weights; pickled ones are not read")
-
-
-@contextlib.contextmanager
-def _reading(folder: Path) -> Iterator[None]:
-    """Nothing of the libraries on the screen; what cannot be read as this package's error."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-        raise BaseModelError(f"the CLIP {folder} cannot be read: {_first_line(error)}") from error
-    finally:
-        transformers_logging.set_verbosity(level)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -99,13 +99,11 @@ def edit(
             stride=int(tuned["stride"]) if stride is None else stride,
             size=(pipeline.manifest.height, pipeline.manifest.width),
         )
-        if num_inference_steps is None:
-            num_inference_steps = pipeline.manifest.num_inference_steps
+        # Before the inversion, which takes its time.
+        num_inference_steps = _steps("--num-inference-steps", num_inference_steps, pipeline)
         if num_inversion_steps is None:
             num_inversion_steps = num_inference_steps
-        # Before the inversion, which takes its time.
-        _check_steps("--num-inversion-steps", num_inversion_steps, pipeline)
-        _check_steps("--num-inference-steps", num_inference_steps, pipeline)
+        num_inversion_steps = _steps("--num-inversion-steps", num_inversion_steps, pipeline)
         say(f"editing {video.name} on {pipeline.engine}")
         with stages() as show:
             inversion = pipeline.invert(
@@ -175,9 +173,7 @@ def generate(
     from tav_sdk.pipeline import load
 
     with load(bundle, engine=engine) as pipeline, new_folder(out, overwrite=overwrite) as folder:
-        if num_inference_steps is None:
-            num_inference_steps = pipeline.manifest.num_inference_steps
-        _check_steps("--num-inference-steps", num_inference_steps, pipeline)
+        num_inference_steps = _steps("--num-inference-steps", num_inference_steps, pipeline)
         say(f"generating on {pipeline.engine}")
         with stages() as show:
             videos = [
@@ -225,10 +221,13 @@ def _check_numbers(fps: float | None, seed: int | None) -> None:
         raise InputError(f"--seed must not be negative, got {seed}")
 
 
-def _check_steps(option: str, steps: int, pipeline: Pipeline) -> None:
+def _steps(option: str, given: int | None, pipeline: Pipeline) -> int:
+    """The steps that were given, checked, or those of the bundle's base."""
+    steps = pipeline.manifest.num_inference_steps if given is None else given
     most = pipeline.schedule.num_train_timesteps
     if not 1 <= steps <= most:
         raise InputError(f"{option} must be from 1 to {most}, got {steps}")
+    return steps
 
 
 def _suffix(file_format: str) -> str:
