@@ -1,17 +1,10 @@
-"""A run on disk: the tuned tensors only, and a record of everything that decided them.
-
-run.json                    the record
-delta.safetensors           tuned tensors, float32, sorted by name
-snapshots/step-000100.safetensors ...
-log.jsonl                   step and loss, a line a step
-"""
+"""Writing a run's files, and tuned tensors into a model and out of it; :mod:`run_folder` reads a run."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,71 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tav_sdk.errors import CheckpointError, OutputError
-from tav_sdk.files import new_file, sha256_of, write_text
-from tav_sdk.training.config import InflationOptions, TuneConfig
+from tav_sdk.files import new_file, write_text
 from tav_sdk.training.inflation import trainable_parameters
-
-RECORD, DELTA, SNAPSHOTS, LOG = "run.json", "delta.safetensors", "snapshots", "log.jsonl"
-FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished tuning run.
-
-    Attributes:
-        folder: where it lies.
-        record: the parsed ``run.json``.
-    """
-
-    folder: Path
-    record: dict[str, Any]
-
-    @property
-    def config(self) -> TuneConfig:
-        """What it was tuned with."""
-        return TuneConfig.from_dict(self.record["config"])
-
-    @property
-    def inflation(self) -> InflationOptions:
-        """How its U-Net is inflated."""
-        return InflationOptions.from_dict(self.record["config"]["inflation"])
-
-    @property
-    def delta_path(self) -> Path:
-        """The file of tuned tensors."""
-        return self.folder / DELTA
-
-
-def load_run(folder: str | Path) -> Run:
-    """Read and check a run folder.
-
-    Raises:
-        CheckpointError: there is no finished run, its record is damaged, or the tuned tensors were changed.
-    """
-    folder = Path(folder)
-    if not (folder / RECORD).is_file():
-        started = partial_folder(folder)
-        if (folder / "manifest.json").is_file():
-            raise CheckpointError(f"{folder} is a bundle already; expected a run, as tav tune writes it")
-        hint = f"; it was started but not finished: tune again with --resume ({started})" if started.exists() else ""
-        raise CheckpointError(f"there is no finished run in {folder} (no {RECORD}){hint}")
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        version, expected = record["format_version"], record["delta_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / RECORD} is damaged: {error}; tune again") from error
-    if version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder} has run format {version}, this version reads up to {FORMAT_VERSION}; update tav-sdk"
-        )
-    if not (folder / DELTA).is_file():
-        raise CheckpointError(f"{folder} lacks {DELTA}, the tuned tensors; tune again")
-    if (got := sha256_of(folder / DELTA)) != expected:
-        raise CheckpointError(
-            f"{folder / DELTA} was changed: expected sha256 {expected[:12]}..., got {got[:12]}...; tune again"
-        )
-    return Run(folder, record)
+from tav_sdk.training.run_folder import RECORD
 
 
 def save_delta(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -165,9 +96,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "unknown"
     return found
-
-
-def partial_folder(out: str | Path) -> Path:
-    """Where an unfinished run lies until it is renamed to ``out``."""
-    out = Path(out)
-    return out.parent / f".{out.name}.partial"

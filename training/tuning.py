@@ -18,25 +18,24 @@ from tav_sdk.frames import check_size
 from tav_sdk.progress import Callback, StepProgress, report
 from tav_sdk.schedule import DDIMSchedule
 from tav_sdk.training.base import BaseModel
-from tav_sdk.training.checkpoint import (
+from tav_sdk.training.checkpoint import save_delta, versions, write_record
+from tav_sdk.training.clip import prepare
+from tav_sdk.training.config import TuneConfig
+from tav_sdk.training.inflation import inflate
+from tav_sdk.training.run_folder import (
     DELTA,
     FORMAT_VERSION,
     LOG,
     SNAPSHOTS,
+    STARTED,
     Run,
     load_run,
     partial_folder,
-    save_delta,
-    versions,
-    write_record,
 )
-from tav_sdk.training.clip import prepare
-from tav_sdk.training.config import TuneConfig
-from tav_sdk.training.inflation import inflate
 from tav_sdk.training.tuner import Tuner
 from tav_sdk.video import Video, read_video
 
-RESUME, STARTED = "resume.safetensors", "started.json"
+RESUME = "resume.safetensors"
 MAY_CHANGE = {"num_train_steps", "checkpointing_steps", "out", "base", "video"}
 """Settings that a resumed run may change; base and clip are compared by their hashes."""
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from tav_sdk.errors import InputError
 from tav_sdk.pocket import find_base
+from tav_sdk.training.run_folder import RECORD, STARTED, partial_folder
 
 
 def info(
@@ -42,7 +43,7 @@ def _facts(path: Path) -> dict[str, Any]:
     """What ``--json`` prints: plain values, sizes in bytes."""
     if (path / "manifest.json").is_file():
         return _bundle(path)
-    if (path / "run.json").is_file():
+    if (path / RECORD).is_file():
         return _run(path)
     if (path / "unet").is_dir() or (path / "model_index.json").is_file():
         return _base(path)
@@ -50,7 +51,7 @@ def _facts(path: Path) -> dict[str, Any]:
         return _edits(path)
     if path.is_file():
         return _video(path)
-    if (started := path.parent / f".{path.name}.partial" / "started.json").is_file():
+    if (started := partial_folder(path) / STARTED).is_file():
         return _unfinished(path, started)
     if not path.exists():
         raise InputError(
@@ -77,7 +78,7 @@ def _bundle(path: Path) -> dict[str, Any]:
         },
         "base": {key: manifest.provenance["base"][key] for key in ("name", "sha256")},
         "graphs": {
-            name: {"opset": graph.opset, "parity_max_abs": graph.parity_max_abs}
+            name: {"opset": graph.opset, "precision": graph.precision, "parity_max_abs": graph.parity_max_abs}
             for name, graph in manifest.graphs.items()
         },
         "bytes": sum(entry.size for entry in manifest.files.values()),

@@ -136,7 +136,7 @@ def tune(
     check_apart(settings.out, find_base(settings.base), settings.video)
 
     from tav_sdk.training import tune as run_tuning
-    from tav_sdk.training.checkpoint import partial_folder
+    from tav_sdk.training.run_folder import partial_folder
 
     with stages(hidden=as_json) as show:
         try:
