@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from tav_sdk.engines.base import Engine, TensorSpec
+from tav_sdk.engines.base import Engine, EngineStatus, Graph
 from tav_sdk.errors import EngineError, MissingExtraError
 
-PREFERENCE = ("onnxruntime-cuda", "onnxruntime-cpu")
-"""What ``auto`` takes: the first that works here."""
+MODULES = {
+    "tensorrt": "tav_sdk.engines.trt",
+    "tensorrt-rtx": "tav_sdk.engines.trt",
+    "onnxruntime-tensorrt": "tav_sdk.engines.ort",
+    "onnxruntime-tensorrt-rtx": "tav_sdk.engines.ort",
+    "onnxruntime-cuda": "tav_sdk.engines.ort",
+    "onnxruntime-cpu": "tav_sdk.engines.ort",
+}
+"""Every engine, best first, and the module that runs it: ``status(engine)``, ``unready(graph, engine)``,
+``open_graph(graph, engine)`` and ``build_graph(graph, engine, **options)``."""
+
+CHOICES = ("auto", *MODULES)
+
+
+def engine_status(engine: str) -> EngineStatus:
+    """Whether one engine works here, and if not, why.
+
+    Raises:
+        EngineError: there is no engine of that name; lists those that work.
+    """
+    if engine not in MODULES:
+        raise EngineError(
+            f"there is no engine {engine!r}; those that work here: auto, {', '.join(available_engines())}"
+        )
+    return importlib.import_module(MODULES[engine]).status(engine)
 
 
 def available_engines() -> dict[str, str]:
@@ -21,41 +46,69 @@ def available_engines() -> dict[str, str]:
     """
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingExtraError("running a bundle", "", "onnxruntime")
-    from tav_sdk.engines import ort
-
-    found = ort.available()
-    return {name: found[name] for name in PREFERENCE if name in found}
+    statuses = [engine_status(engine) for engine in MODULES]
+    return {status.engine: status.detail for status in statuses if status.runs}
 
 
-def resolve_engine(engine: str) -> str:
-    """The name of an engine that works here; ``auto`` becomes the best one.
+def choose_engine(engine: str, graphs: Sequence[Graph] = ()) -> tuple[str, str]:
+    """The engine to run graphs on, and why that one.
+
+    ``auto`` is the best that works here and can start at once: one that has to be built first counts only if
+    ``graphs`` are built already.
 
     Raises:
         EngineError: the name is unknown, or that engine does not work here; lists those that do.
     """
-    found = available_engines()
-    if engine == "auto" and found:
-        return next(iter(found))
-    if engine not in found:
+    if engine == "auto":
+        passed_over = []
+        for name in available_engines():
+            module = importlib.import_module(MODULES[name])
+            reasons = [reason for graph in graphs if (reason := module.unready(graph, name))]
+            if not reasons:
+                return name, "; ".join(["the best engine that works here", *passed_over])
+            passed_over.append(f"{name} {reasons[0]}")
+        raise EngineError(f"no engine that works here can start at once: {'; '.join(passed_over)}")
+    status = engine_status(engine)
+    if not status.runs:
         raise EngineError(
-            f"there is no engine {engine!r} on this machine; those that work here: auto, {', '.join(found)}"
+            f"the engine {engine} does not work on this machine: {status.detail}. {status.fix} "
+            f"Engines that work here: auto, {', '.join(available_engines())}"
         )
-    return engine
+    return engine, "as asked"
 
 
-def open_engine(
-    path: str | Path,
-    name: str,
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
-    *,
-    engine: str = "auto",
-) -> Engine:
-    """Open a graph on an engine; see :class:`~tav_sdk.engines.ort.OrtEngine` for the arguments.
+def resolve_engine(engine: str, graphs: Sequence[Graph] = ()) -> str:
+    """The name alone of :func:`choose_engine`."""
+    return choose_engine(engine, graphs)[0]
+
+
+def open_engine(graph: Graph, *, engine: str = "auto") -> Engine:
+    """Open a graph on an engine; one that has to be built is built, or taken from the cache.
 
     Raises:
         EngineError: the engine does not work here, or the graph cannot be loaded.
     """
-    from tav_sdk.engines.ort import OrtEngine
+    name = resolve_engine(engine, [graph])
+    return importlib.import_module(MODULES[name]).open_graph(graph, name)
 
-    return OrtEngine(path, name, inputs, outputs, engine=resolve_engine(engine))
+
+def build_engine(graph: Graph, *, engine: str, **options: Any) -> Path | None:
+    """Build a graph for an engine, into the cache of engines.
+
+    Args:
+        graph: one with a key.
+        engine: a name of :data:`MODULES`; it need not run here if it builds here.
+        options: those of :func:`tav_sdk.engines.trt_build.build_plan`; none for ONNX Runtime.
+
+    Returns:
+        What was built or found there; ``None`` if the engine starts from the graph itself.
+
+    Raises:
+        InputError: an option is not one of the engine's, or out of range.
+        EngineError: the engine does not build here, or cannot build the graph.
+        OutputError: the cache cannot be written.
+    """
+    status = engine_status(engine)
+    if not status.builds:
+        raise EngineError(f"the engine {engine} does not build on this machine: {status.detail}. {status.fix}")
+    return importlib.import_module(MODULES[engine]).build_graph(graph, engine, **options)

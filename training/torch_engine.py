@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tav_sdk.engines.base import Engine, TensorSpec
+from tav_sdk.engines.base import Engine, TensorSpec, Weights
 from tav_sdk.errors import EngineError
 
 
@@ -42,7 +42,7 @@ class TorchEngine(Engine):
         self._module: nn.Module | None = module
         self._autocast = autocast
 
-    def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _run(self, feeds: dict[str, np.ndarray], weights: Weights | None) -> dict[str, np.ndarray]:
         module = self._module
         if module is None:
             raise EngineError(f"the {self.name} engine is closed")

@@ -16,7 +16,7 @@ class Doubling(Engine):
     factor = np.float32(2)
     closings = 0
 
-    def _run(self, feeds):
+    def _run(self, feeds, weights):
         self.feeds = feeds
         return {"out": self.factor * feeds["sample"]}
 
@@ -82,7 +82,10 @@ def test_an_input_that_does_not_fit_says_expected_and_got(engine, name, array, m
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_nan_and_infinity_are_refused(engine, poison):
     engine.factor = np.float32(poison)
-    with pytest.raises(NonFiniteOutputError, match=r"the unet engine \(doubling\) returned NaN or infinity in 'out'"):
+    with pytest.raises(
+        NonFiniteOutputError,
+        match=r"the unet engine \(doubling, fp32\) returned NaN or infinity in 'out' at timestep 5; check",
+    ):
         engine.run(feeds())
 
 
@@ -93,3 +96,17 @@ def test_a_closed_engine_does_not_run(engine):
     assert engine.closings == 1
     with pytest.raises(EngineError, match="the unet engine is closed; load the bundle again"):
         engine.run(feeds())
+
+
+@pytest.mark.parametrize(
+    ("precision", "remedy"),
+    [("fp16", "export the bundle again with --precision bf16 or fp32"), ("int8", "again with --precision fp32")],
+)
+def test_what_is_not_finite_names_a_precision_to_try(precision, remedy):
+    engine = Doubling("unet", [VIDEO, STATES, TIME], [TensorSpec("out", "float32", VIDEO.shape)], precision=precision)
+    given = feeds()
+    given["sample"][0, 0, 0] = np.inf
+    with pytest.raises(
+        NonFiniteOutputError, match=rf"doubling, {precision}\) returned NaN .* at timestep 5; .*{remedy}"
+    ):
+        engine.run(given)

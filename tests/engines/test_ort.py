@@ -1,31 +1,40 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from tav_sdk.engines import TensorSpec, available_engines, open_engine
+from tav_sdk.engines import Graph, TensorSpec, Weights, available_engines, open_engine
 from tav_sdk.engines.select import resolve_engine
 from tav_sdk.errors import EngineError, InputError
 
 onnx = pytest.importorskip("onnx")
 
-INPUTS = [TensorSpec("x", "float32", ("batch", 3))]
-OUTPUTS = [TensorSpec("y", "float32", ("batch", 3))]
+INPUTS = (TensorSpec("x", "float32", ("batch", 3)),)
+OUTPUTS = (TensorSpec("y", "float32", ("batch", 3)),)
 
 
 @pytest.fixture
 def graph(tmp_path):
-    """y = x + 1"""
+    """y = x + 1, where 1 is a tuned weight"""
     from onnx import TensorProto, helper
 
     one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("x", "y")]
-    body = helper.make_graph([helper.make_node("Add", ["x", "one"], ["y"])], "g", value[:1], value[1:], [one])
+    body = helper.make_graph(
+        [helper.make_node("Add", ["x", "one"], ["y"])],
+        "g",
+        [*value[:1], helper.make_tensor_value_info("one", TensorProto.FLOAT, [1])],
+        value[1:],
+        [one],
+    )
     path = tmp_path / "model.onnx"
     onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
-    return path
+    tuned = (TensorSpec("one", "float32", (1,)),)
+    return Graph(name="plus", path=path, inputs=INPUTS, outputs=OUTPUTS, tuned=tuned)
 
 
 def test_a_graph_runs_on_the_cpu_with_any_batch(graph):
-    with open_engine(graph, "plus", INPUTS, OUTPUTS, engine="onnxruntime-cpu") as engine:
+    with open_engine(graph, engine="onnxruntime-cpu") as engine:
         for batch in (1, 4):
             x = np.arange(3 * batch, dtype=np.float32).reshape(batch, 3)
             np.testing.assert_array_equal(engine.run({"x": x})["y"], x + 1)
@@ -33,7 +42,7 @@ def test_a_graph_runs_on_the_cpu_with_any_batch(graph):
 
 def test_an_input_is_checked_before_it_runs(graph):
     with (
-        open_engine(graph, "plus", INPUTS, OUTPUTS) as engine,
+        open_engine(graph) as engine,
         pytest.raises(InputError, match=r"plus input 'x': expected float32\[batch, 3\], got float32\[2, 4\]"),
     ):
         engine.run({"x": np.zeros((2, 4), np.float32)})
@@ -41,7 +50,7 @@ def test_an_input_is_checked_before_it_runs(graph):
 
 def test_auto_takes_the_first_engine_that_works_here(graph):
     assert resolve_engine("auto") == next(iter(available_engines()))
-    with open_engine(graph, "plus", INPUTS, OUTPUTS) as engine:
+    with open_engine(graph) as engine:
         assert engine.backend == resolve_engine("auto")
 
 
@@ -50,9 +59,7 @@ def test_the_cpu_is_always_available():
 
 
 def test_an_unknown_engine_lists_those_that_work():
-    with pytest.raises(
-        EngineError, match="there is no engine 'tensorflow' on this machine; those that work here: auto"
-    ):
+    with pytest.raises(EngineError, match="there is no engine 'tensorflow'; those that work here: auto"):
         resolve_engine("tensorflow")
 
 
@@ -60,4 +67,45 @@ def test_a_damaged_graph_is_refused(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no graph")
     with pytest.raises(EngineError, match=r"ONNX Runtime cannot load the plus graph .*model.onnx"):
-        open_engine(path, "plus", INPUTS, OUTPUTS)
+        open_engine(Graph(name="plus", path=path, inputs=INPUTS, outputs=OUTPUTS))
+
+
+def weights(*values, key=None):
+    return Weights(key or str(values), {"one": np.array(values, np.float32)})
+
+
+def test_weights_of_a_clip_replace_the_graphs_own(graph):
+    x = np.zeros((1, 3), np.float32)
+    with open_engine(graph, engine="onnxruntime-cpu") as engine:
+        results = [engine.run({"x": x}, given)["y"][0, 0] for given in (None, weights(5), weights(7), weights(5), None)]
+    assert results == [1, 5, 7, 5, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Weights("a", {}), r"tuned weight 'one' of the plus graph: expected float32\[1\], got none"),
+        (
+            weights(1, 2),
+            r"tuned weight 'one' of the plus graph: expected float32\[1\], got float32\[2\]; .* other infl",
+        ),
+        (
+            Weights("b", {"two": np.ones(1, np.float32)}),
+            r"the plus graph takes no tuned weight 'two' \(1 of 1 are unkn",
+        ),
+        (
+            Weights("c", {"one": np.ones(1, np.float16)}),
+            r"expected float32\[1\], got float16\[1\]; .*another base, precis",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(graph, given, message):
+    with open_engine(graph, engine="onnxruntime-cpu") as engine, pytest.raises(InputError, match=message):
+        engine.run({"x": np.zeros((1, 3), np.float32)}, given)
+
+
+def test_bfloat16_is_refused_on_the_cpu_with_what_to_do(graph):
+    half = dataclasses.replace(graph, precision="bf16")
+    text = r"onnxruntime-cpu has no bfloat16 kernels, which the plus graph needs; use an engine on a GPU, or export"
+    with pytest.raises(EngineError, match=text):
+        open_engine(half, engine="onnxruntime-cpu")

@@ -90,7 +90,9 @@ def test_feeds_are_checked_as_everywhere():
 def test_nan_is_an_error():
     module = nn.Linear(3, 2)
     nn.init.constant_(module.bias, float("nan"))
-    with pytest.raises(NonFiniteOutputError, match=r"the line engine \(torch-cpu\) returned NaN or infinity in 'y'"):
+    with pytest.raises(
+        NonFiniteOutputError, match=r"the line engine \(torch-cpu, fp32\) returned NaN or infinity in 'y'"
+    ):
         TorchEngine(module, "line", [X], [Y]).run(ones())
 
 
@@ -168,10 +170,10 @@ def test_given_engines_are_named_and_stay_open(bundle, engines):
 
 
 def test_all_engines_given_need_no_other(bundle, engines, monkeypatch):
-    def refuse(engine: str) -> str:
+    def refuse(engine: str, graphs: object) -> tuple[str, str]:
         raise EngineError(engine)
 
-    monkeypatch.setattr("tav_sdk.pipeline.resolve_engine", refuse)
+    monkeypatch.setattr("tav_sdk.pipeline.choose_engine", refuse)
     Pipeline(bundle, engines=engines)
     with pytest.raises(EngineError):
         Pipeline(bundle, engines={UNET: engines[UNET]})
