@@ -65,9 +65,9 @@ def run(size: Size, *, rounds: int, batch: int = 2) -> dict[str, Any]:
                 folder.mkdir()
                 progress(f"exporting with {name}")
                 began = time.perf_counter()
-                path = export_graph(model, contract, folder, opset=opset)
+                path = export_graph(model, contract, folder, opset=opset).path
                 exported = time.perf_counter() - began
-                engine = open_engine(path, "unet", contract.inputs, contract.outputs, engine="onnxruntime-cpu")
+                engine = open_engine(contract.graph(path), engine="onnxruntime-cpu")
                 engines.append(engine)
                 result = engine.run(feeds)[contract.outputs[0].name]
                 difference = relative_difference(result, reference)

@@ -1,25 +1,31 @@
-"""Export of tuned runs to bundles of ONNX graphs: the extra ``export``."""
+"""Export of tuned runs to bundles of ONNX graphs: the extra ``export``.
+
+The names below are the public ones; they are imported when first used, so that a second clip's export does not load
+torch.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from tav_sdk.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from tav_sdk.export.clip_bundle import export_clip as export_clip
     from tav_sdk.export.write_bundle import export_bundle as export_bundle
 
-__all__ = ["export_bundle"]
+_HOMES = {"export_bundle": "write_bundle", "export_clip": "clip_bundle"}
+__all__ = ["export_bundle", "export_clip"]
 
 
 def __getattr__(name: str) -> Any:
-    if name != "export_bundle":
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from tav_sdk.export.write_bundle import export_bundle
+        return getattr(importlib.import_module(f"tav_sdk.export.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("torch", "diffusers", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors"):
             raise MissingExtraError("tav_sdk.export", "export", missing) from error
         raise
-    return export_bundle

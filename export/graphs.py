@@ -8,15 +8,17 @@ Dummy inputs, the dynamic axes of the trace, the manifest and the parity check a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from tav_sdk.bundle import TEXT_ENCODER, UNET, VAE_DECODER, VAE_ENCODER
-from tav_sdk.engines.base import TensorSpec
+from tav_sdk.bundle import TEXT_ENCODER, TOLERANCES, UNET, VAE_DECODER, VAE_ENCODER, chunk_lengths
+from tav_sdk.engines.base import Graph, TensorSpec
 
 OPSET = 23
 """Keeps ``Attention``, ``GroupNormalization`` and ``Gelu`` whole; see ``benchmarks/opset.py`` for the measurement."""
@@ -30,15 +32,35 @@ class GraphContract:
         name: the graph's folder in the bundle.
         inputs: in the module's argument order; a string axis is dynamic.
         outputs: in the module's return order.
-        tolerance: largest difference to the module, relative to the output's largest magnitude.
+        precision: what it computes in.
+        tolerance: largest difference to the float32 module, relative to the output's largest magnitude.
         high: exclusive upper bound of dummy integers, by input name.
+        axes: the lengths in use of each dynamic axis, by its name.
     """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    tolerance: float
-    high: dict[str, int]
+    precision: str = "fp32"
+    tolerance: float = TOLERANCES["fp32"]
+    high: dict[str, int] = field(default_factory=dict)
+    axes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def computing_in(self, precision: str) -> GraphContract:
+        """The same in another precision, with its tolerance."""
+        return dataclasses.replace(self, precision=precision, tolerance=TOLERANCES[precision])
+
+    def graph(self, path: Path, tuned: tuple[TensorSpec, ...] = ()) -> Graph:
+        """The exported graph as an engine opens it; never shared or cached."""
+        return Graph(
+            name=self.name,
+            path=path,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            precision=self.precision,
+            axes=self.axes,
+            tuned=tuned,
+        )
 
     def dummy_feeds(self, seed: int = 0, axis_length: int = 2) -> dict[str, np.ndarray]:
         """Random inputs that fit the contract, with every dynamic axis ``axis_length`` long."""
@@ -68,12 +90,12 @@ def text_encoder_contract(*, num_tokens: int, width: int, vocabulary: int) -> Gr
         name=TEXT_ENCODER,
         inputs=(TensorSpec("input_ids", "int64", ("batch", num_tokens)),),
         outputs=(TensorSpec("last_hidden_state", "float32", ("batch", num_tokens, width)),),
-        tolerance=1e-4,
         high={"input_ids": vocabulary},
+        axes={"batch": (1,)},
     )
 
 
-def vae_encoder_contract(*, channels: int, height: int, width: int, factor: int) -> GraphContract:
+def vae_encoder_contract(*, channels: int, num_frames: int, height: int, width: int, factor: int) -> GraphContract:
     """Pixels in [-1, 1] to mean and log-variance of the posterior, concatenated; unscaled."""
     return GraphContract(
         name=VAE_ENCODER,
@@ -81,19 +103,17 @@ def vae_encoder_contract(*, channels: int, height: int, width: int, factor: int)
         outputs=(
             TensorSpec("latent_parameters", "float32", ("frames", 2 * channels, height // factor, width // factor)),
         ),
-        tolerance=1e-4,
-        high={},
+        axes={"frames": chunk_lengths(num_frames)},
     )
 
 
-def vae_decoder_contract(*, channels: int, height: int, width: int, factor: int) -> GraphContract:
+def vae_decoder_contract(*, channels: int, num_frames: int, height: int, width: int, factor: int) -> GraphContract:
     """Unscaled latents to pixels, about in [-1, 1]."""
     return GraphContract(
         name=VAE_DECODER,
         inputs=(TensorSpec("latent_sample", "float32", ("frames", channels, height // factor, width // factor)),),
         outputs=(TensorSpec("sample", "float32", ("frames", 3, height, width)),),
-        tolerance=1e-4,
-        high={},
+        axes={"frames": chunk_lengths(num_frames)},
     )
 
 
@@ -110,8 +130,8 @@ def unet_contract(
             TensorSpec("encoder_hidden_states", "float32", ("batch", num_tokens, text_width)),
         ),
         outputs=(TensorSpec("out_sample", "float32", video),),
-        tolerance=1e-4,
         high={"timestep": num_timesteps},
+        axes={"batch": (1, 2)},  # inversion; sampling with guidance
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir
@@ -15,9 +16,17 @@ from onnx_ir.external_data import convert_tensors_to_external
 from onnx_ir.passes import common as passes
 from torch import nn
 
-from tav_sdk.bundle import GRAPH_FILE, TUNED_FILE, WEIGHTS_FILE
+from tav_sdk.bundle import GRAPH_FILE, TUNED_FILE, WEIGHTS_FILE, StoredTensor
 from tav_sdk.errors import EngineError
 from tav_sdk.export.graphs import OPSET, GraphContract
+
+
+@dataclass(frozen=True)
+class ExportedGraph:
+    """A graph on disk: its path, and where in :data:`~tav_sdk.bundle.TUNED_FILE` its tuned weights lie."""
+
+    path: Path
+    tuned: tuple[StoredTensor, ...]
 
 
 @torch.no_grad()
@@ -28,18 +37,18 @@ def export_graph(
     *,
     tuned: Collection[str] = (),
     opset: int = OPSET,
-) -> Path:
+) -> ExportedGraph:
     """Trace ``module`` and write ``folder/model.onnx`` with its weights in external-data files beside it.
 
+    Tuned weights are inputs of the graph with a default value, so that a session can run with another clip's. That
+    costs nothing measurable: ``benchmarks/swap.py``.
+
     Args:
-        module: takes the contract's inputs in order; float32, on the CPU.
+        module: takes the contract's inputs in order, float32 where they are no integers; on the CPU.
         contract: names, dtypes and axes.
         folder: an existing folder to write into.
         tuned: names of the weights that go to a file of their own.
         opset: version of the ONNX operator set.
-
-    Returns:
-        The path of the graph.
     """
     feeds = contract.dummy_feeds()
     args = tuple(torch.from_numpy(array) for array in feeds.values())
@@ -63,16 +72,34 @@ def export_graph(
         initializers = model.graph.initializers
         weights = set(module.state_dict()) & set(initializers)
         _fold_constants(model, weights)
-    for file, names in ((WEIGHTS_FILE, sorted(weights - set(tuned))), (TUNED_FILE, sorted(weights & set(tuned)))):
-        values = [initializers[name] for name in names]
-        if values:
-            tensors = [value.const_value for value in values]
-            external = convert_tensors_to_external(tensors, folder, file)  # type: ignore[arg-type]
-            for value, tensor in zip(values, external, strict=True):
-                value.const_value = tensor
+    frozen = sorted(weights - set(tuned))
+    _externalise(model, frozen, folder, WEIGHTS_FILE)
+    stored = _externalise(model, sorted(weights & set(tuned)), folder, TUNED_FILE)
+    model.graph.inputs.extend(initializers[tensor.name] for tensor in stored)
     path = folder / GRAPH_FILE
     onnx_ir.save(model, path)
-    return path
+    return ExportedGraph(path, stored)
+
+
+def _externalise(model: onnx_ir.Model, names: Sequence[str], folder: Path, file: str) -> tuple[StoredTensor, ...]:
+    """Move initialisers to an external-data file; where each of them lies."""
+    values = [model.graph.initializers[name] for name in names]
+    if not values:
+        return ()
+    tensors = [value.const_value for value in values]
+    external = convert_tensors_to_external(tensors, folder, file)  # type: ignore[arg-type]
+    for value, tensor in zip(values, external, strict=True):
+        value.const_value = tensor
+    return tuple(
+        StoredTensor(
+            name=name,
+            dtype=tensor.dtype.numpy().name,
+            shape=tuple(tensor.shape.numpy()),
+            offset=tensor.offset or 0,
+            length=tensor.nbytes,
+        )
+        for name, tensor in zip(names, external, strict=True)
+    )
 
 
 def _fold_constants(model: onnx_ir.Model, weights: Collection[str]) -> None:

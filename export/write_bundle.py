@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from torch import nn
 
 from tav_sdk.bundle import (
     FORMAT_VERSION,
     GRAPH_FILE,
     GRAPHS,
+    REFERENCES,
     SCHEDULER,
     TOKENIZER,
     GraphEntry,
@@ -23,20 +25,26 @@ from tav_sdk.bundle import (
 )
 from tav_sdk.errors import BaseModelError
 from tav_sdk.export import graphs
+from tav_sdk.export.clip_bundle import provenance
 from tav_sdk.export.parity import check_parity
+from tav_sdk.export.precision import HALF, check_precision, graph_precision, kept_islands, to_half
+from tav_sdk.export.reference import evaluate, picture
 from tav_sdk.export.to_onnx import export_graph
 from tav_sdk.files import check_new, new_folder
 from tav_sdk.progress import Callback, StepProgress, report
 from tav_sdk.training.base import BaseModel
-from tav_sdk.training.checkpoint import Run, load_delta, load_run
+from tav_sdk.training.checkpoint import load_delta
 from tav_sdk.training.inflation import inflate, trainable_parameters
+from tav_sdk.training.run_folder import Run, load_run
 
 
 def export_bundle(
     run: Run | str | Path,
     out: str | Path,
     *,
+    precision: str = "fp32",
     base: str | Path | None = None,
+    parity: bool = True,
     allow_pickle: bool = False,
     overwrite: bool = False,
     callback: Callback | None = None,
@@ -48,7 +56,11 @@ def export_bundle(
     Args:
         run: a finished run or its folder.
         out: the bundle's folder; appears when all is done.
+        precision: what the U-Net computes in, ``fp32``, ``fp16`` or ``bf16``; the manifest says of every graph what it
+            computes in, and which parts are kept in float32. Inputs and outputs are float32.
         base: the base model's folder, if it is no longer where the run was tuned.
+        parity: compare each graph with its model, here on the CPU; without, :func:`tav_sdk.verify.verify` does it on a
+            machine that has the memory for it.
         allow_pickle: read a base's ``.bin`` weights where it has no ``.safetensors``, even if the run did not.
         overwrite: replace what is in ``out``.
         callback: called after each of the graphs; ``False`` cancels.
@@ -57,12 +69,14 @@ def export_bundle(
         ``out``.
 
     Raises:
+        ConfigError: the precision is unknown.
         CheckpointError: the run is unfinished or damaged.
         BaseModelError: the base is missing, or not the one that the run was tuned on.
-        ParityError: a graph does not compute what its model does.
+        ParityError: a graph does not compute what its model does, or the precision is too coarse for it.
         OutputError: ``out`` is not empty, or cannot be written.
         CancelledError: the callback returned ``False``.
     """
+    check_precision(precision)
     check_new(out, overwrite=overwrite)
     run = run if isinstance(run, Run) else load_run(run)
     config = run.config
@@ -73,14 +87,14 @@ def export_bundle(
             f"{run.record['base']['sha256'][:12]}..., got {model.sha256[:12]}...; give that one with --base"
         )
     with new_folder(out, overwrite=overwrite) as folder:
-        entries = _Exporter(run, model, folder, callback).export()
+        entries = _Exporter(run, model, folder, precision, parity, callback).export()
         (folder / TOKENIZER).mkdir()
         model.load_tokenizer().save(folder / TOKENIZER)
         (folder / SCHEDULER).parent.mkdir()
         (folder / SCHEDULER).write_text(json.dumps(model.schedule.to_config(), indent=2) + "\n")
         manifest = Manifest(
             format_version=FORMAT_VERSION,
-            precision="fp32",
+            precision=precision,  # type: ignore[arg-type]
             prompt=config.prompt,
             num_frames=config.num_frames,
             height=config.height,
@@ -94,7 +108,7 @@ def export_bundle(
             invert_with=model.recommended.invert_with,
             graphs=entries,
             files=file_entries(folder),
-            provenance=_provenance(run),
+            provenance=provenance(run),
         )
         write_manifest(folder, manifest)
     return Path(out)
@@ -103,65 +117,98 @@ def export_bundle(
 class _Exporter:
     """The four graphs of one bundle."""
 
-    def __init__(self, run: Run, base: BaseModel, folder: Path, callback: Callback | None) -> None:
+    def __init__(
+        self, run: Run, base: BaseModel, folder: Path, precision: str, parity: bool, callback: Callback | None
+    ) -> None:
         self.run, self.base, self.folder, self.callback = run, base, folder, callback
+        self.precision, self.parity = precision, parity
         self.entries: dict[str, GraphEntry] = {}
 
     def export(self) -> dict[str, GraphEntry]:
-        config, configs = self.run.config, self.base.configs
-        channels = int(configs["vae"]["latent_channels"])
-        text_width = int(configs["text_encoder"]["hidden_size"])
-        num_tokens = self.base.load_tokenizer().model_max_length
-        size = {"height": config.height, "width": config.width, "factor": self.base.vae_scale_factor}
-        self._export(
-            graphs.TextEncoderGraph(self.base.load_text_encoder()),
+        """Export and check them one after the other; each gets an input that follows from the one before."""
+        config, base = self.run.config, self.base
+        channels = int(base.configs["vae"]["latent_channels"])
+        text_width = int(base.configs["text_encoder"]["hidden_size"])
+        tokenizer = base.load_tokenizer()
+        size = {
+            "channels": channels,
+            "num_frames": config.num_frames,
+            "height": config.height,
+            "width": config.width,
+            "factor": base.vae_scale_factor,
+        }
+        states = self._export(
+            graphs.TextEncoderGraph(base.load_text_encoder()),
             graphs.text_encoder_contract(
-                num_tokens=num_tokens, width=text_width, vocabulary=int(configs["text_encoder"]["vocab_size"])
+                num_tokens=tokenizer.model_max_length,
+                width=text_width,
+                vocabulary=int(base.configs["text_encoder"]["vocab_size"]),
             ),
+            input_ids=tokenizer(config.prompt),
         )
-        vae = self.base.load_vae()
-        self._export(graphs.VaeEncoderGraph(vae), graphs.vae_encoder_contract(channels=channels, **size))
-        self._export(graphs.VaeDecoderGraph(vae), graphs.vae_decoder_contract(channels=channels, **size))
-        del vae
+        posterior = self._export(
+            graphs.VaeEncoderGraph(base.load_vae()),
+            graphs.vae_encoder_contract(**size),
+            sample=picture(config.height, config.width),
+        )
+        clean = posterior[:, :channels]  # (1, c, h, w)
+        self._export(graphs.VaeDecoderGraph(base.load_vae()), graphs.vae_decoder_contract(**size), latent_sample=clean)
         gc.collect()
-        unet = inflate(self.base.load_unet(), config.inflation, config.num_frames).eval()
+        unet = inflate(base.load_unet(), config.inflation, config.num_frames).eval()
         load_delta(unet, self.run.delta_path)
         contract = graphs.unet_contract(
-            channels=int(configs["unet"]["in_channels"]),
+            channels=int(base.configs["unet"]["in_channels"]),
             num_frames=config.num_frames,
-            height=config.height // self.base.vae_scale_factor,
-            width=config.width // self.base.vae_scale_factor,
-            num_tokens=num_tokens,
+            height=config.height // base.vae_scale_factor,
+            width=config.width // base.vae_scale_factor,
+            num_tokens=tokenizer.model_max_length,
             text_width=text_width,
-            num_timesteps=self.base.schedule.num_train_timesteps,
+            num_timesteps=base.schedule.num_train_timesteps,
         )
-        self._export(unet, contract, tuned=set(trainable_parameters(unet)))
+        video = np.repeat(clean[:, :, None], config.num_frames, axis=2) * np.float32(base.scaling_factor)
+        noise = np.random.default_rng(0).standard_normal(video.shape, dtype=np.float32)
+        timestep = base.schedule.num_train_timesteps // 3  # 333 has no exact bfloat16
+        self._export(
+            unet,
+            contract,
+            tuned=set(trainable_parameters(unet)),
+            sample=base.schedule.add_noise(video, noise, timestep),
+            timestep=np.asarray(timestep),
+            encoder_hidden_states=states,
+        )
         return self.entries
 
-    def _export(self, module: nn.Module, contract: graphs.GraphContract, **how: Any) -> None:
+    def _export(
+        self, module: nn.Module, contract: graphs.GraphContract, *, tuned: Collection[str] = (), **feeds: np.ndarray
+    ) -> np.ndarray:
+        """Export one graph; what the float32 module gives for ``feeds``. The module is used up."""
+        reference = evaluate(module, contract, feeds)
+        reference.save(self.folder / REFERENCES / f"{contract.name}.npz")
+        precision = graph_precision(contract.name, self.precision)
+        contract = contract.computing_in(precision)
+        kept = kept_islands(
+            contract.name, precision, upcast_attention=bool(self.base.configs["unet"].get("upcast_attention"))
+        )
+        if precision in HALF:
+            to_half(module, precision, kept)
         folder = self.folder / contract.name
         folder.mkdir()
-        path = export_graph(module, contract, folder, **how)
+        graph = export_graph(module, contract, folder, tuned=tuned)
+        module.to("meta")  # its memory: from here on the reference is enough
+        # A precision that torch cannot trace is traced in float32, and its graph rewritten in place here.
         self.entries[contract.name] = GraphEntry(
             file=f"{contract.name}/{GRAPH_FILE}",
             opset=graphs.OPSET,
             inputs=tuple(TensorEntry(name=s.name, dtype=s.dtype, shape=s.shape) for s in contract.inputs),
             outputs=tuple(TensorEntry(name=s.name, dtype=s.dtype, shape=s.shape) for s in contract.outputs),
-            parity_max_abs=check_parity(module, contract, path),
+            parity_max_abs=check_parity(reference, contract, graph.path) if self.parity else None,
+            precision=precision,  # type: ignore[arg-type]
+            kept=kept,
+            axes=contract.axes,
+            tuned=graph.tuned,
         )
         report(
             self.callback,
             StepProgress("export", len(self.entries), len(GRAPHS), metrics={"graph": contract.name}),
         )
-
-
-def _provenance(run: Run) -> dict[str, Any]:
-    record = run.record
-    config = {key: value for key, value in record["config"].items() if key not in ("base", "video", "out")}
-    return {
-        "base": record["base"],
-        "clip": record["clip"],
-        "tuning": config,
-        "delta_sha256": record["delta_sha256"],
-        "versions": record["versions"],
-    }
+        return reference.outputs[contract.outputs[0].name]

@@ -5,19 +5,23 @@ Nothing in a bundle is executed or unpickled. Every path in it is relative and s
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from tav_sdk.engines.base import TensorSpec
+from tav_sdk.engines.base import Graph, TensorSpec, Weights
 from tav_sdk.errors import BundleError, BundleVersionError
 from tav_sdk.files import sha256_of, write_text
 from tav_sdk.inversion import InvertWith
 from tav_sdk.schedule import DDIMSchedule
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of bundles that are written; those of format 1 are read, too, but their clip's weights cannot be swapped."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -28,6 +32,18 @@ WEIGHTS_FILE = "model.onnx_data"
 """Weights of a graph; of the U-Net, those that tuning leaves alone."""
 TUNED_FILE = "tuned.onnx_data"
 """The U-Net's tuned weights, so that clips on one base differ in this file alone."""
+REFERENCES = "reference"
+"""Folder of one ``GRAPH.npz`` a graph: an input, and what the float32 model gave for it; see :mod:`tav_sdk.verify`."""
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+TOLERANCES: dict[str, float] = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2}
+"""By precision, how far a graph's output may be from the float32 model's, relative to its largest magnitude."""
+VAE_CHUNK = 4
+"""Frames that go through the VAE at a time: memory of a chunk, not of a clip."""
+
+
+def chunk_lengths(num_frames: int) -> tuple[int, ...]:
+    """The numbers of frames that the VAE's graphs are called with for one clip."""
+    return tuple(sorted({min(VAE_CHUNK, num_frames), num_frames % VAE_CHUNK or VAE_CHUNK}))
 
 
 class _Strict(BaseModel):
@@ -54,14 +70,45 @@ class TensorEntry(_Strict):
         return TensorSpec(self.name, self.dtype, self.shape)
 
 
+class StoredTensor(_Strict):
+    """A tensor's name, dtype and shape, and where its bytes lie in a file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+    @property
+    def spec(self) -> TensorSpec:
+        """The same for an engine."""
+        return TensorSpec(self.name, self.dtype, self.shape)
+
+
 class GraphEntry(_Strict):
-    """A graph's contract: file, opset, inputs, outputs, and how far it was from the model at export."""
+    """A graph's contract.
+
+    Attributes:
+        file: the graph, by its path in the bundle.
+        opset: version of the ONNX operator set.
+        inputs: what it takes, tuned weights left out.
+        outputs: what it gives.
+        parity_max_abs: how far it was from the model at export; none if that was left to ``tav verify``.
+        precision: what it computes in.
+        kept: the parts that compute in float32 whatever the precision is.
+        axes: the lengths in use of each dynamic axis.
+        tuned: where the tuned weights lie in :data:`TUNED_FILE` beside the graph.
+    """
 
     file: str
     opset: int
     inputs: tuple[TensorEntry, ...]
     outputs: tuple[TensorEntry, ...]
-    parity_max_abs: float
+    parity_max_abs: float | None
+    precision: Precision = "fp32"
+    kept: tuple[str, ...] = ()
+    axes: dict[str, tuple[int, ...]] = {}
+    tuned: tuple[StoredTensor, ...] = ()
 
 
 class _Base(BaseModel):
@@ -106,8 +153,8 @@ class Manifest(_Strict):
         provenance: base, clip, tuning and versions, for people.
     """
 
-    format_version: Literal[1]
-    precision: Literal["fp32"]
+    format_version: Literal[1, 2]
+    precision: Precision
     prompt: str
     num_frames: int
     height: int
@@ -175,6 +222,52 @@ class Bundle:
             )
         return path
 
+    def graph(self, name: str) -> Graph:
+        """A graph as an engine opens it."""
+        entry = self.manifest.graphs[name]
+        return Graph(
+            name=name,
+            path=self.path(entry.file),
+            inputs=tuple(tensor.spec for tensor in entry.inputs),
+            outputs=tuple(tensor.spec for tensor in entry.outputs),
+            precision=entry.precision,
+            axes=entry.axes,
+            tuned=tuple(tensor.spec for tensor in entry.tuned),
+            key=self._key(entry.file),
+        )
+
+    def weights(self) -> Weights | None:
+        """The clip's tuned weights, read from disk as they are used; none in a bundle of format 1.
+
+        Raises:
+            BundleError: the manifest's places do not fit the file.
+        """
+        entry = self.manifest.graphs[UNET]
+        if not entry.tuned:
+            return None
+        relative = (PurePosixPath(entry.file).parent / TUNED_FILE).as_posix()
+        data = np.memmap(self.path(relative), dtype=np.uint8, mode="r")
+        tensors = {}
+        for tensor in entry.tuned:
+            dtype = np.dtype("uint16" if tensor.dtype == "bfloat16" else tensor.dtype)
+            stop = tensor.offset + tensor.length
+            if stop > data.size or tensor.length != dtype.itemsize * int(np.prod(tensor.shape)):
+                raise BundleError(
+                    f"{relative} in the bundle {self.folder} does not hold {tensor.name}; export it again"
+                )
+            tensors[tensor.name] = data[tensor.offset : stop].view(dtype).reshape(tensor.shape)
+        return Weights(self.manifest.files[relative].sha256, tensors)
+
+    def _key(self, file: str) -> str:
+        """SHA-256 of a graph and of its weights, the clip's own left out."""
+        folder = PurePosixPath(file).parent.as_posix()
+        parts = sorted(
+            f"{path} {entry.sha256}"
+            for path, entry in self.manifest.files.items()
+            if path.startswith(f"{folder}/") and not path.endswith(f"/{TUNED_FILE}")
+        )
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
     @property
     def schedule(self) -> DDIMSchedule:
         """The base's noise schedule."""
@@ -194,6 +287,34 @@ class Bundle:
                 f"{relative} in the bundle {self.folder} was changed: expected sha256 {entry.sha256[:12]}..., got "
                 f"{got[:12]}...; copy it again or export it again"
             )
+
+
+def check_same_base(mine: Bundle, other: Bundle) -> None:
+    """Check that the engines of ``mine`` can run with the tuned weights of ``other``.
+
+    Raises:
+        BundleError: they cannot; says what differs.
+    """
+    if not (mine.manifest.graphs[UNET].tuned and other.manifest.graphs[UNET].tuned):
+        old = mine if not mine.manifest.graphs[UNET].tuned else other
+        raise BundleError(f"the bundle {old.folder} is of format 1, whose weights cannot be swapped; export it again")
+    for what, here, there in _differences(mine.manifest, other.manifest):
+        raise BundleError(f"{other.folder} does not fit {mine.folder}: its {what} is {there}, expected {here}")
+    hint = f"export its run with: tav export RUN --bundle {mine.folder} --out BUNDLE"
+    for name in GRAPHS:
+        if mine.graph(name).key != other.graph(name).key or mine.graph(name).tuned != other.graph(name).tuned:
+            raise BundleError(f"{other.folder} does not fit {mine.folder}: its {name} graph is another one; {hint}")
+
+
+def _differences(mine: Manifest, other: Manifest) -> Iterator[tuple[str, object, object]]:
+    """What keeps two bundles apart, the most telling first: a name, and the value in each."""
+    bases = [_Provenance.model_validate(manifest.provenance).base for manifest in (mine, other)]
+    if bases[0].sha256 != bases[1].sha256:
+        here, there = (f"{base.name} ({base.sha256[:12]}...)" for base in bases)
+        yield "base model", here, there
+    for name in ("precision", "num_frames", "height", "width", "inflation"):
+        if getattr(mine, name) != getattr(other, name):
+            yield name.replace("_", " "), getattr(mine, name), getattr(other, name)
 
 
 def file_entries(folder: Path) -> dict[str, FileEntry]:

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,21 @@ TINY = {"block_out_channels": (8, 16), "vae_channels": (4, 4, 8, 8), "cross_atte
 """Two U-Net levels, which export in half the time; heights and widths are multiples of 16."""
 SIZE, NUM_FRAMES, CLIP_FRAMES = 64, 4, 10
 CAPTION = "a red square is moving over the meadow"
+OTHER_CAPTION = "a red square is leaving the meadow"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_run(tmp_path_factory) -> Iterator[None]:
+    """Nothing is taken from the user's cache or left there, by fixtures either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TAV_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch) -> None:
+    """Nothing comes from another test."""
+    monkeypatch.setenv("TAV_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +119,31 @@ def tiny_run(made_once, tiny_base, clip_path) -> Path:
         )
 
     return made_once("run", make)
+
+
+@pytest.fixture(scope="session")
+def other_run(made_once, tiny_base, clip_path) -> Path:
+    """Another clip on ``tiny_base``: other frames of ``clip_path``, another caption; do not write into it."""
+
+    def make(path: Path) -> None:
+        from tav_sdk.training import TuneConfig, tune
+
+        tune(
+            TuneConfig(
+                base=str(tiny_base),
+                video=str(clip_path),
+                prompt=OTHER_CAPTION,
+                out=str(path),
+                num_frames=NUM_FRAMES,
+                start=4,
+                height=SIZE,
+                width=SIZE,
+                num_train_steps=2,
+                learning_rate=1e-2,
+            )
+        )
+
+    return made_once("other_run", make)
 
 
 @pytest.fixture(scope="session")

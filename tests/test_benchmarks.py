@@ -66,6 +66,19 @@ def test_opset_measures_three_candidates(tmp_path):
 
 
 @pytest.mark.slow
+def test_precision_measures_every_graph(tmp_path):
+    pytest.importorskip("onnxscript")
+    from benchmarks import precision
+
+    path = tmp_path / "result.json"
+    precision.main(["--base", "tiny", "--json", str(path)])
+    errors = {(row["graph"], row["precision"], row["case"]): row["rms"] for row in json.loads(path.read_text())["rows"]}
+    assert len({graph for graph, *_ in errors}) == 4
+    assert 4 < errors["unet", "bf16", "nothing kept"] / errors["unet", "fp16", "nothing kept"] < 16
+    assert errors["unet", "bf16", "both ends kept"] < errors["unet", "bf16", "nothing kept"]
+
+
+@pytest.mark.slow
 def test_full_size_goes_the_whole_way(tmp_path, capsys):
     pytest.importorskip("onnxscript")
     path = tmp_path / "result.json"

@@ -8,15 +8,33 @@ from typing import Annotated
 import typer
 
 from tav_sdk.cli.console import say, stages
+from tav_sdk.errors import InputError
 from tav_sdk.files import check_apart
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder written by tav tune.")],
     out: Annotated[Path, typer.Option(help="The bundle folder to write.")],
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="A bundle on the same base, options and size: share its graphs, write this run's weights only."
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="What the U-Net computes in: fp32, fp16 or bf16; fp32, or as in --bundle, if not given."),
+    ] = None,
     base: Annotated[
         Path | None, typer.Option(help="The base model, if it is no longer where the run was tuned.")
     ] = None,
+    parity: Annotated[
+        bool,
+        typer.Option(
+            help="Compare every graph with its model, here on the CPU, which takes 25 GB for 8 frames of 512x512 (tav "
+            "plan). Without it, run tav verify on the machine that runs the bundle."
+        ),
+    ] = True,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read a base's .bin weights, tensors only, if it has nothing else.")
     ] = False,
@@ -26,16 +44,40 @@ def export(
 ) -> None:
     """Export a tuned run to a bundle: ONNX graphs, tokenizer and schedule, which need no PyTorch to run.
 
-    Every graph is compared with the model that it was traced from; a difference above tolerance is an error.
+    Every graph is compared with the model that it was traced from; a difference above tolerance is an error. With
+    --bundle nothing is traced or compared: only the tuned weights are written.
 
-    [bold]Example[/]
+    [bold]Examples[/]
 
       tav export runs/skiing --out bundles/skiing
+
+      tav export runs/skiing --precision fp16 --out bundles/skiing-fp16
+
+      tav export runs/surfing --bundle bundles/skiing --out bundles/surfing
     """
-    check_apart(out, run, *([base] if base else []))
+    check_apart(out, run, *(path for path in (base, bundle) if path))
 
-    from tav_sdk.export import export_bundle
+    from tav_sdk.training.run_folder import load_run
 
-    with stages() as show:
-        export_bundle(run, out, base=base, allow_pickle=allow_pickle, overwrite=overwrite, callback=show)
+    loaded = load_run(run)  # before PyTorch, which takes seconds to load
+    if bundle is not None:
+        if precision is not None:
+            raise InputError(f"--bundle has its graphs' precision, so --precision {precision} cannot be given with it")
+        from tav_sdk.export import export_clip
+
+        export_clip(loaded, out, bundle=bundle, overwrite=overwrite)
+    else:
+        from tav_sdk.export import export_bundle
+
+        with stages() as show:
+            export_bundle(
+                loaded,
+                out,
+                precision=precision or "fp32",
+                base=base,
+                parity=parity,
+                allow_pickle=allow_pickle,
+                overwrite=overwrite,
+                callback=show,
+            )
     say(f"[green]exported[/] {out}; next: tav edit {out} --video CLIP --prompt PROMPT --out OUT")

@@ -42,6 +42,6 @@ def test_an_ablation_exports(options, tmp_path):
     contract = unet_contract(
         channels=4, num_frames=FRAMES, height=8, width=8, num_tokens=7, text_width=12, num_timesteps=1000
     )
-    path = export_graph(model, contract, tmp_path, tuned=trainable_parameters(model))
+    path = export_graph(model, contract, tmp_path, tuned=trainable_parameters(model)).path
     assert check_parity(model, contract, path, axis_length=1) < 1e-5
     assert check_parity(model, contract, path, axis_length=2) < 1e-5

@@ -50,7 +50,7 @@ def external(path):
 
 
 def test_every_weight_keeps_its_name_and_goes_to_its_file(module, tmp_path):
-    path = export_graph(module, CONTRACT, tmp_path, tuned={"second.weight", "second.bias"})
+    path = export_graph(module, CONTRACT, tmp_path, tuned={"second.weight", "second.bias"}).path
     assert external(path) == {
         "first.weight": WEIGHTS_FILE,
         "first.bias": WEIGHTS_FILE,
@@ -60,28 +60,29 @@ def test_every_weight_keeps_its_name_and_goes_to_its_file(module, tmp_path):
 
 
 def test_the_tuned_file_holds_the_tuned_weights_alone(module, tmp_path):
-    export_graph(module, CONTRACT, tmp_path, tuned={"second.weight"})
-    stored = np.fromfile(tmp_path / TUNED_FILE, np.float32)[:25].reshape(5, 5)
+    (tensor,) = export_graph(module, CONTRACT, tmp_path, tuned={"second.weight"}).tuned
+    assert (tensor.name, tensor.dtype, tensor.shape, tensor.length) == ("second.weight", "float32", (5, 5), 100)
+    stored = np.fromfile(tmp_path / TUNED_FILE, np.float32, count=25, offset=tensor.offset).reshape(5, 5)
     np.testing.assert_array_equal(stored, module.second.weight.detach().numpy())
 
 
 def test_what_depends_on_no_input_is_computed_at_export(module, tmp_path):
-    model = onnx.load(export_graph(module, CONTRACT, tmp_path), load_external_data=False)
+    model = onnx.load(export_graph(module, CONTRACT, tmp_path).path, load_external_data=False)
     assert "ReduceSum" not in {node.op_type for node in model.graph.node}
 
 
 def test_the_graph_holds_no_path_of_the_machine(module, tmp_path):
-    assert b".py" not in export_graph(module, CONTRACT, tmp_path).read_bytes()
+    assert b".py" not in export_graph(module, CONTRACT, tmp_path).path.read_bytes()
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_graph_computes_what_the_module_does(module, tmp_path, batch):
-    path = export_graph(module, CONTRACT, tmp_path)
+    path = export_graph(module, CONTRACT, tmp_path).path
     assert check_parity(module, CONTRACT, path, axis_length=batch) < 1e-6
 
 
 def test_a_graph_of_another_model_is_refused(module, tmp_path):
-    path = export_graph(module, CONTRACT, tmp_path)
+    path = export_graph(module, CONTRACT, tmp_path).path
     with torch.no_grad():
         module.second.bias += 0.1
     with pytest.raises(ParityError, match=r"the two_layers graph differs from the model in 'y': .*tolerance 1e-05"):

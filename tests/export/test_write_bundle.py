@@ -81,3 +81,13 @@ def test_a_folder_that_is_not_empty_is_refused(tiny_run, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="is not empty"):
         export_bundle(tiny_run, tmp_path)
+
+
+def test_the_comparison_can_be_left_to_the_machine_that_runs_the_bundle(tiny_run, tmp_path, monkeypatch):
+    from tav_sdk.export import write_bundle
+    from tav_sdk.verify import verify
+
+    monkeypatch.setattr(write_bundle, "check_parity", None)
+    bundle = export_bundle(tiny_run, tmp_path / "bundle", parity=False)
+    assert {graph.parity_max_abs for graph in Bundle(bundle).manifest.graphs.values()} == {None}
+    assert all(check.passed and check.relative is not None for check in verify(bundle, engine="onnxruntime-cpu"))

@@ -1,0 +1,146 @@
+"""A second clip's bundle on the base and the graphs of a first one: its weights alone are written. Without PyTorch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from tav_sdk.bundle import REFERENCES, TUNED_FILE, UNET, Bundle, FileEntry, StoredTensor, write_manifest
+from tav_sdk.errors import BundleError, CheckpointError
+from tav_sdk.files import check_new, new_folder, sha256_of
+from tav_sdk.training.run_folder import Run, load_run
+
+logger = logging.getLogger(__name__)
+
+
+def export_clip(run: Run | str | Path, out: str | Path, *, bundle: str | Path, overwrite: bool = False) -> Path:
+    """Export a tuned run onto the graphs of a bundle on the same base, with the same options and size.
+
+    Nothing is traced. Every file but the tuned weights is a hard link to the first bundle's, or a copy where the file
+    system has none; neither bundle needs the other afterwards.
+
+    Args:
+        run: a finished run or its folder.
+        out: the bundle's folder; appears when all is done.
+        bundle: the first bundle; its files' sizes are compared with its manifest, not their hashes.
+        overwrite: replace what is in ``out``.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        CheckpointError: the run is unfinished or damaged, or its tensors are not those of the bundle's U-Net.
+        BundleError: the bundle is damaged, or has another base, size or inflation than the run.
+        OutputError: ``out`` is not empty, or cannot be written.
+    """
+    check_new(out, overwrite=overwrite)
+    run = run if isinstance(run, Run) else load_run(run)
+    first = Bundle(bundle, verify=False)
+    _check_fits(run, first)
+    graph = first.manifest.graphs[UNET]
+    tuned = (PurePosixPath(graph.file).parent / TUNED_FILE).as_posix()
+    # The U-Net's reference is a result of the first clip's weights.
+    shared = {
+        path: entry for path, entry in first.manifest.files.items() if path not in (tuned, f"{REFERENCES}/{UNET}.npz")
+    }
+    with new_folder(out, overwrite=overwrite) as folder:
+        for path in shared:
+            _link(first.path(path), folder / path)
+        _write_weights(run, graph.tuned, folder / tuned)
+        entry = FileEntry(size=(folder / tuned).stat().st_size, sha256=sha256_of(folder / tuned))
+        manifest = first.manifest.model_copy(
+            update={
+                "prompt": run.config.prompt,
+                "files": {**shared, tuned: entry},
+                "provenance": provenance(run) | {"graphs_of": first.manifest.provenance["delta_sha256"]},
+            }
+        )
+        write_manifest(folder, manifest)
+    return Path(out)
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """What a manifest says of the run that it was exported from."""
+    record = run.record
+    config = {key: value for key, value in record["config"].items() if key not in ("base", "video", "out")}
+    return {
+        "base": record["base"],
+        "clip": record["clip"],
+        "tuning": config,
+        "delta_sha256": record["delta_sha256"],
+        "versions": record["versions"],
+    }
+
+
+def _check_fits(run: Run, first: Bundle) -> None:
+    manifest, config = first.manifest, run.config
+    if not manifest.graphs[UNET].tuned:
+        raise BundleError(
+            f"the bundle {first.folder} is of format 1, which no clip can be exported onto; export its run again"
+        )
+    base = manifest.provenance["base"]
+    differences = {
+        "base model (sha256)": (run.record["base"]["sha256"], base["sha256"]),
+        "number of frames": (config.num_frames, manifest.num_frames),
+        "height": (config.height, manifest.height),
+        "width": (config.width, manifest.width),
+        "inflation": (config.inflation.to_dict(), manifest.inflation),
+    }
+    for what, (got, expected) in differences.items():
+        if got != expected:
+            raise BundleError(
+                f"the run {run.folder} does not fit the bundle {first.folder}: its {what} is {got}, expected "
+                f"{expected}; export it without --bundle"
+            )
+
+
+def _write_weights(run: Run, tensors: tuple[StoredTensor, ...], path: Path) -> None:
+    """Write the run's tensors at the places that the graph reads them from."""
+    try:
+        with safe_open(run.delta_path, framework="np") as delta, open(path, "wb") as file:
+            _check_names({name: tuple(delta.get_slice(name).get_shape()) for name in delta.keys()}, tensors, run)  # noqa: SIM118
+            for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
+                file.seek(tensor.offset)
+                file.write(_converted(delta.get_tensor(tensor.name), tensor.dtype).tobytes())
+    except SafetensorError as error:
+        raise CheckpointError(f"{run.delta_path} cannot be read: {error}; tune again") from error
+
+
+def _check_names(delta: Mapping[str, tuple[int, ...]], tensors: tuple[StoredTensor, ...], run: Run) -> None:
+    expected = {tensor.name: tensor.shape for tensor in tensors}
+    problems = [f"missing {name}" for name in expected if name not in delta]
+    problems += [f"unexpected {name}" for name in delta if name not in expected]
+    problems += [
+        f"{name}: expected {expected[name]}, got {shape}"
+        for name, shape in delta.items()
+        if name in expected and expected[name] != shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{run.delta_path} does not fit the bundle's U-Net ({len(problems)} differences): "
+            f"{'; '.join(problems[:10])}; export it without --bundle"
+        )
+
+
+def _converted(array: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return array.astype(ml_dtypes.bfloat16)
+    return array.astype(dtype)
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        logger.info("copying %s: it cannot be linked", source.name)
+        shutil.copyfile(source, target)

@@ -1,0 +1,86 @@
+"""``tav verify``"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tav_sdk.cli.console import say
+from tav_sdk.cli.edit import EngineOpt
+
+if TYPE_CHECKING:
+    from tav_sdk.verify import GraphCheck
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder written by tav export.")],
+    engine: EngineOpt = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Check a bundle on this machine: every file's hash, and every graph against its float32 model's output.
+
+    Leaves with 1 if a graph fails, and with 2 if the bundle or the engine cannot be used.
+
+    [bold]Examples[/]
+
+      tav verify bundles/skiing
+
+      tav verify bundles/skiing --engine onnxruntime-cpu --json
+    """
+    from tav_sdk.bundle import Bundle
+    from tav_sdk.verify import verify as run
+
+    opened = Bundle(bundle)  # compares every file with its hash
+    checks = run(opened, engine)
+    passed = all(check.passed for check in checks)
+    if as_json:
+        record = {
+            "bundle": str(bundle),
+            "files": len(opened.manifest.files),
+            "passed": passed,
+            "graphs": [{key: _plain(value) for key, value in dataclasses.asdict(check).items()} for check in checks],
+        }
+        typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
+    else:
+        typer.echo(f"{len(opened.manifest.files)} files are as the manifest says; graphs on {checks[0].engine}:")
+        Console(highlight=False, emoji=False, width=140).print(_table(checks))
+    if not passed:
+        failed = [f"{check.graph} ({check.precision})" for check in checks if not check.passed]
+        say(
+            f"[bold red]failed:[/] {escape(', '.join(failed))}; try another --engine, or export the bundle again with "
+            "a wider --precision"
+        )
+        raise typer.Exit(1)
+
+
+def _table(checks: list[GraphCheck]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for head in ("graph", "precision", "against"):
+        table.add_column(head)
+    for head in ("max abs", "relative", "tolerance", "PSNR dB", "NaN or inf"):
+        table.add_column(head, justify="right")
+    table.add_column("")
+    for check in checks:
+        numbers = (_shown(check.max_abs), _shown(check.relative), _shown(check.tolerance), _shown(check.psnr, ".1f"))
+        verdict = "[green]pass[/]" if check.passed else "[bold red]FAIL[/]"
+        if check.passed and check.relative is None:
+            verdict = "[yellow]finite, no more is known[/]"
+        table.add_row(check.graph, check.precision, check.against, *numbers, str(check.non_finite), verdict)
+    return table
+
+
+def _shown(value: float | None, form: str = ".1e") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has neither NaN nor infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
