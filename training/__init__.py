@@ -13,8 +13,6 @@ from tav_sdk.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from tav_sdk.training.base import BaseModel as BaseModel
-    from tav_sdk.training.checkpoint import Run as Run
-    from tav_sdk.training.checkpoint import load_run as load_run
     from tav_sdk.training.clip_score import ClipScorer as ClipScorer
     from tav_sdk.training.config import InflationOptions as InflationOptions
     from tav_sdk.training.config import TuneConfig as TuneConfig
@@ -22,6 +20,9 @@ if TYPE_CHECKING:
     from tav_sdk.training.inflation import inflate as inflate
     from tav_sdk.training.inflation import load_original_state as load_original_state
     from tav_sdk.training.inflation import trainable_parameters as trainable_parameters
+    from tav_sdk.training.memory_plan import plan_memory as plan_memory
+    from tav_sdk.training.run_folder import Run as Run
+    from tav_sdk.training.run_folder import load_run as load_run
     from tav_sdk.training.tiny_base import make_tiny_base as make_tiny_base
     from tav_sdk.training.torch_engine import TorchEngine as TorchEngine
     from tav_sdk.training.tuning import tune as tune
@@ -31,15 +32,16 @@ _HOMES = {
     "BaseModel": "base",
     "ClipScorer": "clip_score",
     "InflationOptions": "config",
-    "Run": "checkpoint",
+    "Run": "run_folder",
     "TorchEngine": "torch_engine",
     "TuneConfig": "config",
     "VideoUNet": "video_unet",
     "deflate": "inflation",
     "inflate": "inflation",
     "load_original_state": "inflation",
-    "load_run": "checkpoint",
+    "load_run": "run_folder",
     "make_tiny_base": "tiny_base",
+    "plan_memory": "memory_plan",
     "trainable_parameters": "inflation",
     "tune": "tuning",
 }
@@ -56,6 +58,7 @@ __all__ = [
     "load_original_state",
     "load_run",
     "make_tiny_base",
+    "plan_memory",
     "trainable_parameters",
     "tune",
 ]

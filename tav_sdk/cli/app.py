@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import typer
 
+from tav_sdk.cli import cache
+from tav_sdk.cli.build import build
 from tav_sdk.cli.console import guarded
 from tav_sdk.cli.demo import demo
+from tav_sdk.cli.doctor import doctor
 from tav_sdk.cli.edit import edit, generate
 from tav_sdk.cli.evaluate import evaluate
 from tav_sdk.cli.export import export
 from tav_sdk.cli.info import info
+from tav_sdk.cli.plan import plan
 from tav_sdk.cli.tiny_base import make_tiny_base
 from tav_sdk.cli.tune import tune
+from tav_sdk.cli.verify import verify
 from tav_sdk.version import __version__
 
 app = typer.Typer(
@@ -39,11 +44,16 @@ def _main(
     pass
 
 
+app.command(no_args_is_help=True)(guarded(plan))
 app.command(no_args_is_help=True)(guarded(tune))
 app.command(no_args_is_help=True)(guarded(export))
 app.command(no_args_is_help=True)(guarded(edit))
 app.command(no_args_is_help=True)(guarded(generate))
 app.command(no_args_is_help=True)(guarded(evaluate))
 app.command(no_args_is_help=True)(guarded(info))
+app.command(no_args_is_help=True)(guarded(verify))
+app.command(no_args_is_help=True)(guarded(build))
+app.command()(guarded(doctor))
 app.command()(guarded(demo))
 app.command("make-tiny-base", no_args_is_help=True)(guarded(make_tiny_base))
+app.add_typer(cache.app, name="cache")

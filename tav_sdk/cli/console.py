@@ -91,6 +91,8 @@ def stages(*, hidden: bool = False) -> Iterator[Callable[[StepProgress], None]]:
 def _note(metrics: dict[str, Any]) -> str:
     if "loss" in metrics:
         return f"loss {metrics['loss']:.4f}"
+    if "from" in metrics:
+        return f"from {metrics['from']}"
     return str(metrics.get("graph", ""))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tav_sdk.cli.console import say, stages
+from tav_sdk.engines.select import CHOICES
 from tav_sdk.errors import InputError, PromptError
 from tav_sdk.files import check_apart, check_new, new_folder
 from tav_sdk.progress import Callback
@@ -32,7 +33,7 @@ GuidanceOpt = Annotated[
 ]
 FpsOpt = Annotated[float | None, typer.Option(help="Frame rate of the videos.", show_default="the clip's")]
 FormatOpt = Annotated[str, typer.Option("--format", help="mp4, gif or webp.")]
-EngineOpt = Annotated[str, typer.Option(help="auto, onnxruntime-cpu or onnxruntime-cuda.")]
+EngineOpt = Annotated[str, typer.Option(help=f"{', '.join(CHOICES)}; tav doctor says which work here.")]
 OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace the whole folder --out, whatever is in it.")]
 
 
@@ -63,6 +64,9 @@ def edit(
     fps: FpsOpt = None,
     file_format: FormatOpt = "mp4",
     engine: EngineOpt = "auto",
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Invert anew, and do not keep the inversion; see tav cache.")
+    ] = False,
     reconstruct: Annotated[
         bool, typer.Option("--reconstruct", help="Also sample with the clip's own caption, without guidance.")
     ] = False,
@@ -90,7 +94,7 @@ def edit(
     from tav_sdk.pipeline import load
     from tav_sdk.video import read_video
 
-    with load(bundle, engine=engine) as pipeline, new_folder(out, overwrite=overwrite) as folder:
+    with load(bundle, engine=engine, cache=not no_cache) as pipeline, new_folder(out, overwrite=overwrite) as folder:
         tuned = pipeline.manifest.provenance["tuning"]
         clip = read_video(
             video,
@@ -104,7 +108,7 @@ def edit(
         if num_inversion_steps is None:
             num_inversion_steps = num_inference_steps
         num_inversion_steps = _steps("--num-inversion-steps", num_inversion_steps, pipeline)
-        say(f"editing {video.name} on {pipeline.engine}")
+        say(f"editing {video.name} on {pipeline.engine} ({pipeline.why})")
         with stages() as show:
             inversion = pipeline.invert(
                 clip, prompt=inversion_prompt, num_inversion_steps=num_inversion_steps, seed=seed, callback=show
@@ -174,7 +178,7 @@ def generate(
 
     with load(bundle, engine=engine) as pipeline, new_folder(out, overwrite=overwrite) as folder:
         num_inference_steps = _steps("--num-inference-steps", num_inference_steps, pipeline)
-        say(f"generating on {pipeline.engine}")
+        say(f"generating on {pipeline.engine} ({pipeline.why})")
         with stages() as show:
             videos = [
                 pipeline.generate(

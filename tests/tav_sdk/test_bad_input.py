@@ -151,7 +151,7 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning(tav, edit_args, tiny_bu
         ("fps", "nan", "--fps must be from 0.01 to 1000, got nan"),
         ("seed", -1, "--seed must not be negative, got -1"),
         ("format", "avi", "--format must be mp4, gif or webp, got 'avi'"),
-        ("engine", "tpu", "there is no engine 'tpu' on this machine; those that work here: auto, "),
+        ("engine", "tpu", "there is no engine 'tpu'; those that work here: auto, "),
         ("num-inference-steps", 0, "--num-inference-steps must be from 1 to 1000, got 0"),
         ("num-inversion-steps", 1001, "--num-inversion-steps must be from 1 to 1000, got 1001"),
     ],
@@ -278,8 +278,8 @@ def test_a_link_that_leaves_the_bundle_is_refused(refused, edit_args, bundle_cop
 
 
 def test_a_newer_bundle_is_refused(refused, edit_args, bundle_copy, edit_manifest):
-    edit_manifest(lambda manifest: manifest.update(format_version=2, something_new=True))
-    text = "has format 2, this version reads up to 1; update with: pip install --upgrade tav-sdk"
+    edit_manifest(lambda manifest: manifest.update(format_version=3, something_new=True))
+    text = "has format 3, this version reads up to 2; update with: pip install --upgrade tav-sdk"
     refused(text, *edit_args(bundle_copy))
 
 
@@ -291,11 +291,12 @@ def test_a_newer_bundle_is_refused(refused, edit_args, bundle_copy, edit_manifes
     [
         ("torch", "training", ["tune", "--base", "b", "--video", "v", "--prompt", "p", "--out", "out"]),
         ("yaml", "training", ["tune", "--config", "file.yaml"]),
-        ("torch", "export", ["export", "run", "--out", "out"]),
-        ("onnxscript", "export", ["export", "run", "--out", "out"]),
+        ("torch", "export", ["export", "RUN", "--out", "out"]),
+        ("onnxscript", "export", ["export", "RUN", "--out", "out"]),
     ],
 )
-def test_a_missing_extra_is_named_with_the_line_that_installs_it(work, module, extra, args):
+def test_a_missing_extra_is_named_with_the_line_that_installs_it(work, tiny_run, module, extra, args):
+    args = [str(tiny_run) if arg == "RUN" else arg for arg in args]
     code = f"import sys; sys.modules[{module!r}] = None; from tav_sdk.cli import main; main()"
     result = subprocess.run(
         [sys.executable, "-c", code, *args],

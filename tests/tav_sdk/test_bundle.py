@@ -108,10 +108,10 @@ def test_a_missing_graph_is_refused(bundle_copy, edit_manifest):
         Bundle(bundle_copy)
 
 
-@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99, 2.0])
+@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99, 3.0])
 def test_a_newer_format_is_refused_with_what_to_do(bundle_copy, edit_manifest, version):
     edit_manifest(lambda manifest: manifest.update(format_version=version))
-    text = r"has format .*, this version reads up to 1; update with: pip install --upgrade tav-sdk"
+    text = r"has format .*, this version reads up to 2; update with: pip install --upgrade tav-sdk"
     with pytest.raises(BundleVersionError, match=text):
         Bundle(bundle_copy)
 

@@ -96,7 +96,7 @@ def test_info_on_a_bundle(tav, tiny_bundle):
     facts = json.loads(tav("info", tiny_bundle, "--json").stdout)
     assert facts["kind"] == "bundle"
     assert facts["clip"] == {"frames": 4, "height": 64, "width": 64}
-    assert facts["files"] == 12
+    assert facts["files"] == 16
     assert facts["edited_with"] == {"num_inference_steps": 50, "guidance_scale": 12.5, "invert_with": "empty"}
 
 

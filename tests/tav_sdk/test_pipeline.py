@@ -9,7 +9,7 @@ from tav_sdk.sampling import ddim_sample
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_bundle):
-    with tav_sdk.load(tiny_bundle) as pipeline:
+    with tav_sdk.load(tiny_bundle, cache=False) as pipeline:
         yield pipeline
 
 
@@ -125,7 +125,7 @@ def test_a_negative_seed_is_refused(pipeline, clip, call):
 
 
 def test_an_unknown_engine_is_refused(tiny_bundle):
-    with pytest.raises(EngineError, match="there is no engine 'gpu' on this machine"):
+    with pytest.raises(EngineError, match="there is no engine 'gpu'; those that work here: auto"):
         tav_sdk.load(tiny_bundle, engine="gpu")
 
 
@@ -135,3 +135,55 @@ def test_a_closed_pipeline_opens_its_engines_again(tiny_bundle):
     pipeline.close()
     np.testing.assert_array_equal(pipeline.encode_prompt("a man"), before)
     pipeline.close()
+
+
+# --- the cache of inversions ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stages(pipeline, tiny_bundle, clip):
+    """``stages(cache=, ...)``: an inversion by a new pipeline, and the stages that it went through."""
+
+    def invert(cache=True, **how):
+        seen = []
+        with tav_sdk.load(tiny_bundle, cache=cache) as fresh:
+            inversion = fresh.invert(clip, **{"num_inversion_steps": 2, **how}, callback=lambda step: seen.append(step))
+        return inversion, [step.stage for step in seen]
+
+    return invert
+
+
+def test_a_second_inversion_of_a_clip_comes_from_the_cache(stages):
+    first, made = stages()
+    second, found = stages()
+    assert made == ["encode", "inversion", "inversion"]
+    assert found == ["inversion"]
+    assert (second.prompt, second.fps, second.num_inversion_steps) == (first.prompt, first.fps, 2)
+    np.testing.assert_array_equal(second.latents, first.latents)
+    np.testing.assert_array_equal(second.source_latents, first.source_latents)
+
+
+@pytest.mark.parametrize("how", [{"prompt": "a man"}, {"num_inversion_steps": 3}, {"seed": 1}])
+def test_another_inversion_does_not_come_from_the_cache(stages, how):
+    stages()
+    assert stages(**how)[1].count("inversion") == how.get("num_inversion_steps", 2)
+
+
+def test_without_the_cache_nothing_is_kept_or_found(stages):
+    stages(cache=False)
+    assert stages()[1][0] == "encode"
+    assert stages(cache=False)[1][0] == "encode"
+
+
+def test_another_clips_weights_invert_anew(tiny_bundle, other_run, clip, tmp_path):
+    from tav_sdk.export import export_clip
+
+    other, seen = export_clip(other_run, tmp_path / "other", bundle=tiny_bundle), []
+    with tav_sdk.load(tiny_bundle) as pipeline:
+        one = pipeline.invert(clip, prompt="a man", num_inversion_steps=2)
+        pipeline.swap(other)
+        two = pipeline.invert(
+            clip, prompt="a man", num_inversion_steps=2, callback=lambda step: seen.append(step.stage)
+        )
+    assert "encode" in seen
+    assert (one.latents != two.latents).any()

@@ -1,0 +1,177 @@
+"""``tav plan``"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tav_sdk.errors import InputError
+from tav_sdk.pocket import POCKET
+
+if TYPE_CHECKING:
+    from tav_sdk.training.memory_plan import BudgetFit, MemoryPlan
+
+INFLATION = ("preset", "temporal_mask", "group_norm", "attention", "temporal")
+UNITS = {"": 1, "b": 1} | {
+    f"{prefix}{suffix}": base**power
+    for power, prefix in enumerate("kmgt", start=1)
+    for suffix, base in (("", 1000), ("b", 1000), ("ib", 1024))
+}
+"""Bytes of a unit, in lower case: ``GB`` is 10^9, ``GiB`` 2^30."""
+_DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+
+
+def plan(
+    base: Annotated[
+        str, typer.Option(help="Folder of the base model, in the diffusers layout, or pocket: the one in the package.")
+    ] = POCKET,
+    num_frames: Annotated[int, typer.Option("--frames", "--num-frames", help="Frames of the clip.")] = 8,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Pixels: 512, or HEIGHTxWIDTH such as 512x320.", show_default="the base's"),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Of the exported bundle: fp32, fp16 or bf16.")] = "fp32",
+    memory: Annotated[
+        str | None,
+        typer.Option(help="A budget, such as 12GB or 16GiB: what fits into it?", show_default=False),
+    ] = None,
+    mixed_precision: Annotated[
+        str | None,
+        typer.Option(help="Of tuning: no, fp16 or bf16.", show_default="bf16 on a GPU, no on a CPU"),
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Tune with less memory, about a third slower.")
+    ] = False,
+    guidance: Annotated[
+        bool, typer.Option("--guidance/--no-guidance", help="Whether edits use classifier-free guidance.")
+    ] = True,
+    preset: Annotated[
+        str | None, typer.Option(help="default, or original: as the released code computes.", show_default="default")
+    ] = None,
+    temporal_mask: Annotated[
+        str | None, typer.Option(help="Temporal attention: causal or none.", show_default="the preset's")
+    ] = None,
+    group_norm: Annotated[
+        str | None, typer.Option(help="Statistics per frame or over the video.", show_default="the preset's")
+    ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            help="Spatial attention: sparse_causal, spatial, first, causal or full.", show_default="sparse_causal"
+        ),
+    ] = None,
+    temporal: Annotated[
+        bool | None, typer.Option("--temporal/--no-temporal", help="Whether temporal attention is added.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="What tunes and edits: cpu or cuda.", show_default="a GPU if there is one")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, sizes in bytes.")] = False,
+) -> None:
+    """Predict the peak memory of tuning, export, build and editing, before any of it starts.
+
+    Predictions for the CPU were compared with measurements; those for a GPU count tensors only. Export and build take
+    the CPU's memory whatever the device.
+
+    [bold]Examples[/]
+
+      tav plan --base sd14 --frames 24 --size 512 --precision fp16 --device cuda --memory 12GB
+
+      tav plan --frames 8 --size 64x96 --json
+    """
+    given = {key: value for key, value in locals().items() if key in INFLATION and value is not None}
+    height, width = parse_size(size) if size is not None else (None, None)
+    budget = parse_memory(memory) if memory is not None else None
+
+    from tav_sdk.training import InflationOptions, plan_memory
+
+    planned = plan_memory(
+        base,
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        precision=precision,
+        mixed_precision=mixed_precision,
+        gradient_checkpointing=gradient_checkpointing,
+        inflation=InflationOptions(**given),
+        guidance=guidance,
+        device=device,
+        memory=budget,
+    )
+    if as_json:
+        typer.echo(json.dumps(planned.to_dict(), indent=2, ensure_ascii=False))
+        return
+    _show(planned)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels of ``512`` or ``512x320``.
+
+    Raises:
+        InputError: it is neither.
+    """
+    found = re.fullmatch(r"\s*(\d+)(?:\s*[x×]\s*(\d+))?\s*", text, re.IGNORECASE)
+    if found is None:
+        raise InputError(f"--size must be pixels, such as 512, or HEIGHTxWIDTH, such as 512x320; got {text!r}")
+    height, width = found.groups()
+    return int(height), int(width or height)
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of ``12GB``, ``11.5 GiB`` or ``800M``; a number alone is bytes.
+
+    Raises:
+        InputError: it is no amount of memory, or it is 0.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+    if found is None or found[2].lower() not in UNITS or float(found[1]) == 0:
+        raise InputError(f"--memory must be an amount such as 12GB, 11.5GiB or 800MB; got {text!r}")
+    return round(float(found[1]) * UNITS[found[2].lower()])
+
+
+def _show(planned: MemoryPlan) -> None:
+    console = Console(highlight=False, emoji=False, soft_wrap=True)
+    console.print(
+        f"[bold]{escape(Path(planned.base).name)}[/], {planned.num_frames} frames of {planned.height}x{planned.width} "
+        f"(height x width), bundle in {planned.precision}, tuning with mixed precision {planned.mixed_precision}"
+        + ", gradient checkpointing"
+        * planned.gradient_checkpointing
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("stage")
+    for name in ("peak", "weights", "activations", "optimizer", "runtime"):
+        table.add_column(name, justify="right")
+    table.add_column("of")
+    for stage in planned.stages:
+        sizes = (stage.peak, stage.weights, stage.activations, stage.optimizer, stage.runtime)
+        table.add_row(stage.stage, *map(_size, sizes), _DEVICES[stage.device] + "*" * (not stage.calibrated))
+    console.print(table)
+    if not all(stage.calibrated for stage in planned.stages):
+        console.print("* not measured: tensors are counted, the GPU's own libraries and scratch are not")
+    for stage, fit in planned.budget.items():
+        console.print(_verdict(stage, fit))
+    for note in planned.notes:
+        console.print(f"[yellow]{escape(note)}[/]")
+
+
+def _verdict(stage: str, fit: BudgetFit) -> str:
+    word = "[green]fits into[/]" if fit.fits else "[red]does not fit into[/]"
+    lines = [f"[bold]{stage}[/] {word} {_size(fit.memory)}"]
+    frames = f"at most {fit.max_frames} frames" if fit.max_frames else "not even 1 frame"
+    size = f"at most {fit.max_size[0]}x{fit.max_size[1]}" if fit.max_size else "not even the smallest size"
+    lines.append(f"  {frames} at this size; {size} at this number of frames")
+    if not fit.fits:
+        for remedy in fit.remedies:
+            lines.append(f"  {remedy.option}: {_size(remedy.peak)}" + (", which fits" if remedy.fits else ""))
+    return "\n".join(lines)
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:.2f} GB" if number else "-"

@@ -1,0 +1,110 @@
+"""``tav build`` and ``tav doctor``."""
+
+import json
+
+import pytest
+
+from tav_sdk.engines import build_engine, choose_engine, select
+from tav_sdk.engines.base import EngineStatus
+from tav_sdk.engines.select import MODULES
+from tav_sdk.errors import EngineError
+
+
+def test_doctor_says_what_each_engine_can_do(tav):
+    result = tav("doctor")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    for engine in MODULES:
+        assert any(line.startswith(engine) for line in lines)
+    assert next(line for line in lines if line.startswith("onnxruntime-cpu")).split()[1:3] == ["yes", "yes"]
+
+
+def test_doctor_as_json_has_a_fix_for_all_that_does_not_run(tav):
+    facts = json.loads(tav("doctor", "--json").stdout)
+    assert {engine["engine"] for engine in facts["engines"]} == set(MODULES)
+    assert all(engine["fix"] for engine in facts["engines"] if not engine["runs"])
+    assert facts["auto"] in {engine["engine"] for engine in facts["engines"] if engine["runs"]}
+    assert facts["versions"]["numpy"]
+
+
+def test_nothing_is_built_for_an_engine_that_starts_from_the_graph(tav, tiny_bundle):
+    result = tav("build", tiny_bundle, "--engine", "onnxruntime-cpu")
+    assert result.exit_code == 0, result.output
+    assert "there is nothing to build" in result.stderr
+
+
+def test_an_unknown_engine_is_refused(tav, tiny_bundle):
+    result = tav("build", tiny_bundle, "--engine", "openvino")
+    assert result.exit_code == 2
+    assert "there is no engine 'openvino'; those that work here: auto, " in result.stderr
+
+
+def test_options_of_another_engine_are_refused(tav, tiny_bundle):
+    result = tav("build", tiny_bundle, "--engine", "onnxruntime-cpu", "--compute-capability", "8.9")
+    assert result.exit_code == 2
+    assert "onnxruntime-cpu has no build options; got compute_capabilities" in result.stderr
+
+
+def test_a_size_that_is_none_is_refused(tav, tiny_bundle):
+    result = tav("build", tiny_bundle, "--engine", "tensorrt-rtx", "--workspace", "much")
+    assert result.exit_code == 2
+    assert "--workspace: expected a size such as 20GB, 512MB or 0, got 'much'" in result.stderr
+
+
+@pytest.fixture
+def statuses(monkeypatch):
+    """``statuses({"tensorrt": (runs, ready), ...})``: pretend that these engines are all there is."""
+
+    def pretend(engines):
+        class Backend:
+            @staticmethod
+            def status(engine):
+                runs = engines[engine][0]
+                return EngineStatus(engine=engine, runs=runs, builds=False, detail="no GPU", fix="Buy one.")
+
+            @staticmethod
+            def unready(graph, engine):
+                return "" if engines[engine][1] else "has to be built first"
+
+        monkeypatch.setattr(select, "MODULES", dict.fromkeys(engines, "backend"))
+        monkeypatch.setattr(select.importlib, "import_module", lambda name: Backend)
+
+    return pretend
+
+
+@pytest.fixture
+def graph(tiny_bundle):
+    from tav_sdk.bundle import Bundle
+
+    return Bundle(tiny_bundle).graph("unet")
+
+
+def test_auto_takes_the_best_that_is_ready_and_says_what_it_passed_over(statuses, graph):
+    statuses({"tensorrt": (False, True), "tensorrt-rtx": (True, False), "onnxruntime-cuda": (True, True)})
+    why = "the best engine that works here; tensorrt-rtx has to be built first"
+    assert choose_engine("auto", [graph]) == ("onnxruntime-cuda", why)
+
+
+def test_auto_takes_an_engine_that_was_built(statuses, graph):
+    statuses({"tensorrt-rtx": (True, True), "onnxruntime-cuda": (True, True)})
+    assert choose_engine("auto", [graph]) == ("tensorrt-rtx", "the best engine that works here")
+
+
+def test_auto_says_why_nothing_can_start(statuses, graph):
+    statuses({"tensorrt-rtx": (True, False)})
+    text = "no engine that works here can start at once: tensorrt-rtx has to be built first"
+    with pytest.raises(EngineError, match=text):
+        choose_engine("auto", [graph])
+
+
+def test_an_engine_that_does_not_run_says_why_and_what_to_do(statuses, graph):
+    statuses({"tensorrt": (False, False), "onnxruntime-cpu": (True, True)})
+    text = r"the engine tensorrt does not work on this machine: no GPU. Buy one. Engines that work here: auto, onn"
+    with pytest.raises(EngineError, match=text):
+        choose_engine("tensorrt", [graph])
+
+
+def test_an_engine_that_does_not_build_says_why_and_what_to_do(statuses, graph):
+    statuses({"tensorrt": (False, False)})
+    with pytest.raises(EngineError, match=r"the engine tensorrt does not build on this machine: no GPU\. Buy one\."):
+        build_engine(graph, engine="tensorrt")
