@@ -73,6 +73,8 @@ ORT_UNET = 1.03
 """Of the U-Net's counted tensors, in ONNX Runtime's arena."""
 ORT_SCORES = 2
 """Matrices of all attention scores that ONNX Runtime's ``Attention`` has on the CPU at a time: products and softmax."""
+ORT_ROUNDED = 1.5
+"""Times that, in the parity check of half precision: every tensor is rounded, so it is there in both types."""
 ORT_VAE = {"encoder": (1.05, 1.0), "decoder": (1.71, 1.39)}
 """Of the VAE's counted tensors: in the arena at the first chunk, and in one block that is added when the same shape
 comes again (memory pattern). Convolutions reorder their inputs and outputs to blocks of channels, so it is more than
@@ -388,6 +390,7 @@ class _Planner:
             moments.append(_Moment(EXPORT_IMPORTS + held + TORCH_HEAP * in_torch, held, in_torch))
             # A graph in half precision is checked in float32, by a session whose weights were cast.
             session = _sessions(4 * weights) + half * 2 * weights
+            in_session *= ORT_ROUNDED if half else 1.0
             moments.append(_Moment(EXPORT_IMPORTS + session + in_session, 4 * weights, round(in_session)))
         return moments
 
@@ -419,7 +422,8 @@ class _Planner:
         held = _sessions(4 * (sum(halved) + sum(self.vae_size[part] for part in vae)))
         # In float16 the CPU computes in float32: weights are cast when the session opens.
         held += half * 2 * sum(halved)
-        activations = self._ort_unet(batch, s)
+        # Its attention has a kernel for float16, so scores are as small.
+        activations = self._ort_unet(batch, s, torch.float16 if half else torch.float32)
         activations += sum(self._ort_vae(part, min(VAE_CHUNK, s.num_frames), s) for part in vae)
         imports = SDK_IMPORTS + SDK_TENSORRT * (importlib.util.find_spec("tensorrt_rtx") is not None)
         return _Moment(imports + held + activations, weights, round(activations))
@@ -434,8 +438,8 @@ class _Planner:
         activations += sum(self._count_vae(part, min(VAE_CHUNK, s.num_frames), s.height, s.width, 1) for part in vae)
         return _Moment(weights + activations, weights, activations)
 
-    def _ort_unet(self, batch: int, s: _Setting) -> float:
-        return ORT_UNET * self._count_unet(batch, s, torch.float32, ORT_SCORES)
+    def _ort_unet(self, batch: int, s: _Setting, dtype: torch.dtype = torch.float32) -> float:
+        return ORT_UNET * self._count_unet(batch, s, dtype, ORT_SCORES)
 
     def _ort_vae(self, part: str, frames: int, s: _Setting) -> float:
         first, again = ORT_VAE[part]
