@@ -108,6 +108,9 @@ def build_engine(graph: Graph, *, engine: str, **options: Any) -> Path | None:
         EngineError: the engine does not build here, or cannot build the graph.
         OutputError: the cache cannot be written.
     """
+    if engine not in MODULES:
+        building = [name for name in MODULES if engine_status(name).builds]
+        raise EngineError(f"there is no engine {engine!r} to build for; those that build here: {', '.join(building)}")
     status = engine_status(engine)
     if not status.builds:
         raise EngineError(f"the engine {engine} does not build on this machine: {status.detail}. {status.fix}")

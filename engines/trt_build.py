@@ -259,6 +259,7 @@ def make_plan(
     """
     flavour = load(engine)
     options = default_options(flavour) if options is None else options
+    flavour.check_capabilities(options.compute_capabilities)
     facts = plan_facts(graph, flavour, options)
 
     def make(folder: Path) -> None:

@@ -108,7 +108,13 @@ def _write_weights(run: Run, tensors: tuple[StoredTensor, ...], path: Path) -> N
             _check_names({name: tuple(delta.get_slice(name).get_shape()) for name in delta.keys()}, tensors, run)  # noqa: SIM118
             for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
                 file.seek(tensor.offset)
-                file.write(_converted(delta.get_tensor(tensor.name), tensor.dtype).tobytes())
+                array = _converted(delta.get_tensor(tensor.name), tensor.dtype)
+                if not np.isfinite(array).all():
+                    raise CheckpointError(
+                        f"{tensor.name} in {run.delta_path} has NaN or infinity in it as {tensor.dtype}; tune again "
+                        "with a lower learning rate, or export to a bundle of higher precision"
+                    )
+                file.write(array.tobytes())
     except SafetensorError as error:
         raise CheckpointError(f"{run.delta_path} cannot be read: {error}; tune again") from error
 
@@ -134,7 +140,8 @@ def _converted(array: np.ndarray, dtype: str) -> np.ndarray:
         import ml_dtypes
 
         return array.astype(ml_dtypes.bfloat16)
-    return array.astype(dtype)
+    with np.errstate(over="ignore"):  # infinity is looked for
+        return array.astype(dtype)
 
 
 def _link(source: Path, target: Path) -> None:

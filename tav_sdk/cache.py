@@ -273,6 +273,8 @@ class Cache:
 
     def verify(self) -> list[CacheProblem]:
         """What will not be used; nothing is removed. Reads and hashes every file (about 1 s a GB)."""
+        if self.root.exists() and not self.root.is_dir():
+            return [CacheProblem(self.root, "it is a file, not a folder")]
         if os.path.lexists(self.folder) and (why := self._distrust()):
             return [CacheProblem(self.folder, why)]
         problems = []

@@ -45,7 +45,7 @@ def build(
     """
     from tav_sdk.bundle import GRAPHS, Bundle
     from tav_sdk.cache import cache_root, parse_size
-    from tav_sdk.engines.select import build_engine
+    from tav_sdk.engines.select import build_engine, engine_status
 
     options: dict[str, Any] = {
         "compute_capabilities": tuple(compute_capability or ()),
@@ -60,7 +60,14 @@ def build(
         for index, name in enumerate(GRAPHS):
             built.append(build_engine(opened.graph(name), engine=engine, **options))
             show(StepProgress("build", index + 1, len(GRAPHS), metrics={"graph": name}))
-    if any(built):
-        say(f"[green]built[/] for {engine} in {cache_root()}; next: tav edit {bundle} --engine {engine} ...")
-    else:
+    if not any(built):
         say(f"{engine} starts from the graphs themselves: there is nothing to build")
+    elif engine_status(engine).runs:
+        say(
+            f"[green]built[/] for {engine}; next: tav edit {bundle} --engine {engine} --video CLIP --prompt PROMPT --out OUT"
+        )
+    else:
+        say(
+            f"[green]built[/] for {engine}, which does not run here; copy {cache_root() / 'engines'} to the cache of a "
+            "machine with such a GPU (tav doctor there says where that is)"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import sys
 import traceback
@@ -34,7 +35,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with _warnings_as_messages():
+            with _warnings_as_messages(), _logs_as_messages():
                 return command(*args, **kwargs)
         except TavError as error:
             if os.environ.get("TAV_DEBUG"):
@@ -106,6 +107,29 @@ def _warnings_as_messages() -> Iterator[None]:
         warnings.simplefilter("always")
         warnings.showwarning = show
         yield
+
+
+class _Messages(logging.Handler):
+    """What the package logs, for the person at the terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = _escaped(record.getMessage())
+        say(f"[yellow]warning:[/] {text}" if record.levelno >= logging.WARNING else f"[dim]{text}[/]")
+
+
+@contextlib.contextmanager
+def _logs_as_messages() -> Iterator[None]:
+    logger, handler = logging.getLogger("tav_sdk"), _Messages(logging.INFO)
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def _escaped(message: object) -> str:

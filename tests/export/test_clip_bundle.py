@@ -102,18 +102,41 @@ def test_a_run_that_does_not_fit_is_refused(other_run, tiny_bundle, tmp_path, ch
     assert not (tmp_path / "out").exists()
 
 
-def test_a_delta_of_other_tensors_is_refused(other_run, tiny_bundle, tmp_path):
-    from safetensors.numpy import load_file, save_file
+@pytest.fixture
+def run_of(other_run, tmp_path):
+    """``run_of(tensors)``: a copy of ``other_run`` with these tuned tensors."""
+    from safetensors.numpy import save_file
 
     from tav_sdk.files import sha256_of
 
-    copy = shutil.copytree(other_run, tmp_path / "run")
-    tensors = load_file(copy / "delta.safetensors")
+    def make(tensors):
+        copy = shutil.copytree(other_run, tmp_path / "run")
+        save_file(tensors, copy / "delta.safetensors")
+        record = json.loads((copy / "run.json").read_text())
+        record["delta_sha256"] = sha256_of(copy / "delta.safetensors")
+        (copy / "run.json").write_text(json.dumps(record))
+        return copy
+
+    return make
+
+
+def test_weights_that_are_not_finite_are_refused(other_run, tiny_bundle, run_of, tmp_path):
+    from safetensors.numpy import load_file
+
+    tensors = load_file(other_run / "delta.safetensors")
+    name = sorted(tensors)[0]
+    tensors[name] = np.full_like(tensors[name], np.nan)
+    with pytest.raises(CheckpointError, match=f"{name} in .* has NaN or infinity in it as float32; tune again"):
+        export_clip(run_of(tensors), tmp_path / "out", bundle=tiny_bundle)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_delta_of_other_tensors_is_refused(other_run, tiny_bundle, run_of, tmp_path):
+    from safetensors.numpy import load_file
+
+    tensors = load_file(other_run / "delta.safetensors")
     name, tensor = tensors.popitem()
-    save_file({**tensors, "conv_in.weight": tensor}, copy / "delta.safetensors")
-    record = json.loads((copy / "run.json").read_text())
-    record["delta_sha256"] = sha256_of(copy / "delta.safetensors")
-    (copy / "run.json").write_text(json.dumps(record))
+    copy = run_of({**tensors, "conv_in.weight": tensor})
     text = rf"does not fit the bundle's U-Net \(2 differences\): missing {name}; unexpected conv_in.weight"
     with pytest.raises(CheckpointError, match=text):
         export_clip(copy, tmp_path / "out", bundle=tiny_bundle)

@@ -694,3 +694,9 @@ def test_what_a_living_process_makes_is_left_alone(cache, start, tmp_path):
     (tmp_path / "go").touch()
     assert line(process) == str(cache.folder / A)
     assert (cache.folder / A / "plan").read_text() == "first"
+
+
+def test_a_root_that_is_a_file_is_a_problem(tmp_path):
+    (tmp_path / "file").touch()
+    (problem,) = Cache("engines", root=tmp_path / "file").verify()
+    assert problem.message == "it is a file, not a folder"
