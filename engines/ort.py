@@ -20,7 +20,6 @@ PROVIDERS = {
     "onnxruntime-cpu": "CPUExecutionProvider",
 }
 _log = logging.getLogger(__name__)
-_NO_BF16 = "has no bfloat16 kernels"
 _FIXES = {
     "onnxruntime-tensorrt": "Needs onnxruntime-gpu in place of onnxruntime, TensorRT's libraries and an NVIDIA GPU.",
     "onnxruntime-tensorrt-rtx": "Needs a build of ONNX Runtime with the NvTensorRtRtx provider and an RTX GPU.",
@@ -46,8 +45,6 @@ def status(engine: str) -> EngineStatus:
 
 def unready(graph: Graph, engine: str) -> str:
     """Why the graph cannot start at once; empty if it can."""
-    if engine == "onnxruntime-cpu" and graph.precision == "bf16":
-        return _NO_BF16
     # A session with TensorRT inside builds its engine when it is made.
     return "has to be built first" if "tensorrt" in engine else ""
 
@@ -85,11 +82,6 @@ class OrtEngine(Engine):
 
     def __init__(self, graph: Graph, *, engine: str = "onnxruntime-cpu", num_threads: int | None = None) -> None:
         super().__init__(graph.name, graph.inputs, graph.outputs, tuned=graph.tuned, precision=graph.precision)
-        if engine == "onnxruntime-cpu" and graph.precision == "bf16":
-            raise EngineError(
-                f"{engine} {_NO_BF16}, which the {graph.name} graph needs; use an engine on a GPU, or export the "
-                "bundle again with --precision fp32"
-            )
         self.backend = engine
         self._session: Any
         self._session, records = _open_session(graph, engine, num_threads)

@@ -23,6 +23,7 @@ MODULES = {
 ``open_graph(graph, engine)`` and ``build_graph(graph, engine, **options)``."""
 
 CHOICES = ("auto", *MODULES)
+_CPU = "onnxruntime-cpu"
 
 
 def engine_status(engine: str) -> EngineStatus:
@@ -57,13 +58,14 @@ def choose_engine(engine: str, graphs: Sequence[Graph] = ()) -> tuple[str, str]:
     ``graphs`` are built already.
 
     Raises:
-        EngineError: the name is unknown, or that engine does not work here; lists those that do.
+        EngineError: the name is unknown, or that engine does not work here, or not with the graphs' precision; lists
+            those that do.
     """
     if engine == "auto":
         passed_over = []
         for name in available_engines():
             module = importlib.import_module(MODULES[name])
-            reasons = [reason for graph in graphs if (reason := module.unready(graph, name))]
+            reasons = [reason for graph in graphs if (reason := unfit(graph, name) or module.unready(graph, name))]
             if not reasons:
                 return name, "; ".join(["the best engine that works here", *passed_over])
             passed_over.append(f"{name} {reasons[0]}")
@@ -74,7 +76,27 @@ def choose_engine(engine: str, graphs: Sequence[Graph] = ()) -> tuple[str, str]:
             f"the engine {engine} does not work on this machine: {status.detail}. {status.fix} "
             f"Engines that work here: auto, {', '.join(available_engines())}"
         )
+    _check_fits(engine, graphs)
     return engine, "as asked"
+
+
+def unfit(graph: Graph, engine: str) -> str:
+    """Why an engine cannot run a graph's precision; empty if it can."""
+    if graph.precision == "bf16" and engine == _CPU:
+        return "has no bfloat16 kernels"
+    if graph.precision == "int8" and engine != _CPU:
+        return f"does not run int8, which is made for {_CPU}"
+    return ""
+
+
+def _check_fits(engine: str, graphs: Sequence[Graph]) -> None:
+    for graph in graphs:
+        if reason := unfit(graph, engine):
+            other = f"choose --engine {_CPU}" if graph.precision == "int8" else "use an engine on a GPU"
+            raise EngineError(
+                f"{engine} {reason}, and the {graph.name} graph is in {graph.precision}; {other}, or export the run "
+                "again with --precision fp32"
+            )
 
 
 def resolve_engine(engine: str, graphs: Sequence[Graph] = ()) -> str:
@@ -114,4 +136,5 @@ def build_engine(graph: Graph, *, engine: str, **options: Any) -> Path | None:
     status = engine_status(engine)
     if not status.builds:
         raise EngineError(f"the engine {engine} does not build on this machine: {status.detail}. {status.fix}")
+    _check_fits(engine, [graph])
     return importlib.import_module(MODULES[engine]).build_graph(graph, engine, **options)

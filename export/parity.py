@@ -9,6 +9,8 @@ so that nothing overflows. What is rounded inside an operator, and how an engine
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,13 +68,9 @@ def check_parity(model: nn.Module | Reference, contract: GraphContract, path: Pa
     if contract.precision in _RUNS_ON_CPU:
         differences.append(_difference(contract.graph(path), contract, model))
     if contract.precision in _HALF:
-        copy = path.with_name(f"rounded-{path.name}")
-        try:
-            _write_rounded(path, copy, _HALF[contract.precision])
+        with rounded(path, contract.precision) as copy:
             # To an engine it is a float32 graph.
             differences.append(_difference(replace(contract.graph(copy), precision="fp32"), contract, model))
-        finally:
-            copy.unlink(missing_ok=True)
     return max(differences)
 
 
@@ -105,6 +103,17 @@ def _difference(graph: Graph, contract: GraphContract, reference: Reference) -> 
 
 
 # --- the rounded copy ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def rounded(path: Path, precision: str) -> Iterator[Path]:
+    """A copy of a graph in half precision that computes as a GPU does; it stands beside the graph, until the end."""
+    copy = path.with_name(f"rounded-{path.name}")
+    try:
+        _write_rounded(path, copy, _HALF[precision])
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
 
 
 def _write_rounded(path: Path, copy: Path, half: onnx_ir.DataType) -> None:

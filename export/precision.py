@@ -17,7 +17,8 @@ from tav_sdk.bundle import TEXT_ENCODER, UNET
 from tav_sdk.errors import ConfigError
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
-PRECISIONS = ("fp32", *HALF)
+INT8 = "int8"
+PRECISIONS = ("fp32", *HALF, INT8)
 """Those that :func:`~tav_sdk.export.export_bundle` writes."""
 
 KINDS = ("sinusoids", "time_embedding", "conv_in", "conv_out", "norms", "attention")
@@ -40,7 +41,8 @@ def graph_precision(graph: str, precision: str) -> str:
 
     The VAE stays in float32: it runs once a clip, where the U-Net runs at every step; whether it overflows in float16
     depends on its weights and on the picture; in bfloat16 it loses as much as 8-bit pixels do. The text encoder runs
-    once a prompt, and its error is in every step, so it follows to float16 alone.
+    once a prompt, and its error is in every step, so it follows to float16 alone. 8-bit integers are the U-Net's, for
+    the same reasons; see :mod:`tav_sdk.export.int8`.
     """
     if graph == UNET or (graph == TEXT_ENCODER and precision == "fp16"):
         return precision

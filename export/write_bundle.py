@@ -26,8 +26,10 @@ from tav_sdk.bundle import (
 from tav_sdk.errors import BaseModelError
 from tav_sdk.export import graphs
 from tav_sdk.export.clip_bundle import provenance
+from tav_sdk.export.int8 import quantize
 from tav_sdk.export.parity import check_parity
-from tav_sdk.export.precision import HALF, check_precision, graph_precision, kept_islands, to_half
+from tav_sdk.export.precision import HALF, INT8, check_precision, graph_precision, kept_islands, to_half
+from tav_sdk.export.quality import QUALITY_TOLERANCES, check_edit_quality
 from tav_sdk.export.reference import evaluate, picture
 from tav_sdk.export.to_onnx import export_graph
 from tav_sdk.files import check_new, new_folder
@@ -51,19 +53,21 @@ def export_bundle(
 ) -> Path:
     """Export a tuned run: four ONNX graphs, each compared with its model, tokenizer, schedule and manifest.
 
-    One model is in memory at a time.
+    One model is in memory at a time. A base that has its own CLIP, as Pocket has, is also asked whether edits in low
+    precision are as good as those of the float32 model.
 
     Args:
         run: a finished run or its folder.
         out: the bundle's folder; appears when all is done.
-        precision: what the U-Net computes in, ``fp32``, ``fp16`` or ``bf16``; the manifest says of every graph what it
-            computes in, and which parts are kept in float32. Inputs and outputs are float32.
+        precision: what the U-Net computes in, ``fp32``, ``fp16``, ``bf16``, or ``int8``, for the CPU; the manifest says
+            of every graph what it computes in, and which parts are kept in float32. Inputs and outputs are float32.
         base: the base model's folder, if it is no longer where the run was tuned.
-        parity: compare each graph with its model, here on the CPU; without, :func:`tav_sdk.verify.verify` does it on a
-            machine that has the memory for it.
+        parity: compare each graph with its model, and edits, here on the CPU; without, :func:`tav_sdk.verify.verify`
+            compares graphs on a machine that has the memory for it.
         allow_pickle: read a base's ``.bin`` weights where it has no ``.safetensors``, even if the run did not.
         overwrite: replace what is in ``out``.
-        callback: called after each of the graphs; ``False`` cancels.
+        callback: called after each of the graphs, with the stage ``export``, after each step of int8's ``calibration``,
+            and after each video whose ``quality`` is compared; ``False`` cancels.
 
     Returns:
         ``out``.
@@ -73,6 +77,7 @@ def export_bundle(
         CheckpointError: the run is unfinished or damaged.
         BaseModelError: the base is missing, or not the one that the run was tuned on.
         ParityError: a graph does not compute what its model does, or the precision is too coarse for it.
+        QualityError: the same of edits.
         OutputError: ``out`` is not empty, or cannot be written.
         CancelledError: the callback returned ``False``.
     """
@@ -111,6 +116,9 @@ def export_bundle(
             provenance=provenance(run),
         )
         write_manifest(folder, manifest)
+        if parity and precision in QUALITY_TOLERANCES:
+            quality = check_edit_quality(folder, run, model, callback=callback)
+            write_manifest(folder, manifest.model_copy(update={"quality": quality}))
     return Path(out)
 
 
@@ -195,7 +203,9 @@ class _Exporter:
         folder.mkdir()
         graph = export_graph(module, contract, folder, tuned=tuned)
         module.to("meta")  # its memory: from here on the reference is enough
-        # A precision that torch cannot trace is traced in float32, and its graph rewritten in place here.
+        if precision == INT8:  # torch traces float32
+            states = feeds["encoder_hidden_states"]
+            kept = quantize(graph.path, contract, self.base.schedule, states, callback=self.callback)
         self.entries[contract.name] = GraphEntry(
             file=f"{contract.name}/{GRAPH_FILE}",
             opset=graphs.OPSET,

@@ -35,7 +35,7 @@ TUNED_FILE = "tuned.onnx_data"
 REFERENCES = "reference"
 """Folder of one ``GRAPH.npz`` a graph: an input, and what the float32 model gave for it; see :mod:`tav_sdk.verify`."""
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-TOLERANCES: dict[str, float] = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2}
+TOLERANCES: dict[str, float] = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 1.5e-1}
 """By precision, how far a graph's output may be from the float32 model's, relative to its largest magnitude."""
 VAE_CHUNK = 4
 """Frames that go through the VAE at a time: memory of a chunk, not of a clip."""
@@ -149,6 +149,8 @@ class Manifest(_Strict):
         guidance_scale: what the base is best edited with, the paper's 12.5 for Stable Diffusion.
         invert_with: the prompt that clips are best inverted with: none, or the tuned clip's caption.
         graphs: the four graphs by name.
+        quality: how the export's edits compared with those of the float32 model, see :mod:`tav_sdk.export.quality`;
+            none where they were not compared.
         files: size and hash of every file, by its path in the bundle.
         provenance: base, clip, tuning and versions, for people.
     """
@@ -167,6 +169,7 @@ class Manifest(_Strict):
     guidance_scale: float = 12.5
     invert_with: InvertWith = "empty"
     graphs: dict[str, GraphEntry]
+    quality: dict[str, float] | None = None
     files: dict[str, FileEntry]
     provenance: dict[str, Any]
 

@@ -81,6 +81,10 @@ class ParityError(TavError):
     """An exported graph does not reproduce the model that it was traced from."""
 
 
+class QualityError(ParityError):
+    """A bundle in low precision does not edit as well as the float32 model does."""
+
+
 class EngineError(TavError):
     """An engine cannot be made or run on this machine."""
 

@@ -41,8 +41,8 @@ from tav_sdk.training.config import InflationOptions, MixedPrecision, check_choi
 from tav_sdk.training.inflation import freeze_all_but_tuned, inflate
 from tav_sdk.training.reading import reading
 
-Precision = Literal["fp32", "fp16", "bf16"]
-"""What a bundle's U-Net computes in."""
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+"""What a bundle's U-Net computes in; ``int8`` is planned as ``fp32``."""
 Device = Literal["cpu", "cuda"]
 Stage = Literal["tune", "export", "build", "invert", "sample", "edit"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -213,7 +213,7 @@ def plan_memory(
         num_frames: frames of the clip.
         height: pixels; by default what the base recommends.
         width: likewise.
-        precision: of the bundle's U-Net: ``fp32``, ``fp16`` or ``bf16``.
+        precision: of the bundle's U-Net: ``fp32``, ``fp16``, ``bf16`` or ``int8``, which is planned as ``fp32``.
         mixed_precision: of tuning: ``no``, ``fp16`` or ``bf16``; by default ``bf16`` on a GPU and ``no`` on a CPU.
         gradient_checkpointing: of tuning.
         inflation: how the base is inflated.
@@ -238,7 +238,11 @@ def plan_memory(
     check_size(height, width, found.size_multiple)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_choice("device", device, Device)
+    notes = []
     check_choice("precision", precision, Precision)
+    if precision == "int8":
+        precision = "fp32"
+        notes.append("int8 is planned as fp32, which its export calibrates in; an edit needs less")
     mixed_precision = mixed_precision or ("bf16" if device == "cuda" else "no")
     check_choice("mixed_precision", mixed_precision, MixedPrecision)
     if mixed_precision == "fp16" and device == "cpu":
@@ -255,7 +259,6 @@ def plan_memory(
     )
     planner = _Planner(found, inflation or InflationOptions())
     stages: list[Stage] = ["tune", "export", "build", "invert", "sample", "edit"]
-    notes = []
     if not planner.can_edit(setting):
         stages = ["tune", "export", "build"]
         notes.append("ONNX Runtime has no bf16 on the CPU: edit on a GPU, or export with --precision fp32")

@@ -64,7 +64,8 @@ def build(
         say(f"{engine} starts from the graphs themselves: there is nothing to build")
     elif engine_status(engine).runs:
         say(
-            f"[green]built[/] for {engine}; next: tav edit {bundle} --engine {engine} --video CLIP --prompt PROMPT --out OUT"
+            f"[green]built[/] for {engine}; next: "
+            f"tav edit {bundle} --engine {engine} --video CLIP --prompt PROMPT --out OUT"
         )
     else:
         say(

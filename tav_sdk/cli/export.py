@@ -23,7 +23,10 @@ def export(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="What the U-Net computes in: fp32, fp16 or bf16; fp32, or as in --bundle, if not given."),
+        typer.Option(
+            help="What the U-Net computes in: fp32, fp16, bf16, or int8 for the CPU; fp32, or as in --bundle, if not "
+            "given."
+        ),
     ] = None,
     base: Annotated[
         Path | None, typer.Option(help="The base model, if it is no longer where the run was tuned.")
@@ -44,7 +47,8 @@ def export(
 ) -> None:
     """Export a tuned run to a bundle: ONNX graphs, tokenizer and schedule, which need no PyTorch to run.
 
-    Every graph is compared with the model that it was traced from; a difference above tolerance is an error. With
+    Every graph is compared with the model that it was traced from; a difference above tolerance is an error. In lower
+    precision than fp32, so are edits, if the base has a CLIP of its own, as pocket has. With
     --bundle nothing is traced or compared: only the tuned weights are written.
 
     [bold]Examples[/]
@@ -52,6 +56,8 @@ def export(
       tav export runs/skiing --out bundles/skiing
 
       tav export runs/skiing --precision fp16 --out bundles/skiing-fp16
+
+      tav export runs/skiing --precision int8 --out bundles/skiing-int8
 
       tav export runs/surfing --bundle bundles/skiing --out bundles/surfing
     """

@@ -81,6 +81,7 @@ def _bundle(path: Path) -> dict[str, Any]:
             name: {"opset": graph.opset, "precision": graph.precision, "parity_max_abs": graph.parity_max_abs}
             for name, graph in manifest.graphs.items()
         },
+        **({} if manifest.quality is None else {"quality": manifest.quality}),
         "bytes": sum(entry.size for entry in manifest.files.values()),
         "files": len(manifest.files),
     }

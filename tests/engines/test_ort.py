@@ -3,7 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tav_sdk.engines import Graph, TensorSpec, Weights, available_engines, open_engine
+from tav_sdk.engines import Graph, TensorSpec, Weights, available_engines, open_engine, select
+from tav_sdk.engines.base import EngineStatus
 from tav_sdk.engines.select import resolve_engine
 from tav_sdk.errors import EngineError, InputError
 
@@ -106,6 +107,22 @@ def test_weights_that_do_not_fit_are_refused(graph, given, message):
 
 def test_bfloat16_is_refused_on_the_cpu_with_what_to_do(graph):
     half = dataclasses.replace(graph, precision="bf16")
-    text = r"onnxruntime-cpu has no bfloat16 kernels, which the plus graph needs; use an engine on a GPU, or export"
+    text = r"onnxruntime-cpu has no bfloat16 kernels, and the plus graph is in bf16; use an engine on a GPU, or export"
     with pytest.raises(EngineError, match=text):
         open_engine(half, engine="onnxruntime-cpu")
+
+
+def test_int8_is_refused_elsewhere_than_on_the_cpu(graph, monkeypatch):
+    runs = EngineStatus(engine="onnxruntime-cuda", runs=True, builds=True, detail="a GPU")
+    monkeypatch.setattr(select, "engine_status", lambda engine: runs)
+    monkeypatch.setattr(select, "available_engines", lambda: {"onnxruntime-cuda": "", "onnxruntime-cpu": ""})
+    int8 = dataclasses.replace(graph, precision="int8")
+    text = (
+        "onnxruntime-cuda does not run int8, which is made for onnxruntime-cpu, and the plus graph is in int8; choose "
+        "--engine onnxruntime-cpu, or export the run again with --precision fp32"
+    )
+    for use in (select.open_engine, select.build_engine):
+        with pytest.raises(EngineError, match=text):
+            use(int8, engine="onnxruntime-cuda")
+    why = "the best engine that works here; onnxruntime-cuda does not run int8, which is made for onnxruntime-cpu"
+    assert select.choose_engine("auto", [int8]) == ("onnxruntime-cpu", why)

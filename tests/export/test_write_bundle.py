@@ -5,9 +5,10 @@ import numpy as np
 import onnx
 import pytest
 
-from tav_sdk.bundle import GRAPHS, TUNED_FILE, Bundle
+from tav_sdk.bundle import GRAPHS, TOLERANCES, TUNED_FILE, Bundle
 from tav_sdk.errors import BaseModelError, CancelledError, OutputError, ParityError
 from tav_sdk.export import export_bundle
+from tav_sdk.export.int8 import STEPS
 from tav_sdk.training import load_run
 from tav_sdk.training.checkpoint import delta_names
 
@@ -91,3 +92,44 @@ def test_the_comparison_can_be_left_to_the_machine_that_runs_the_bundle(tiny_run
     bundle = export_bundle(tiny_run, tmp_path / "bundle", parity=False)
     assert {graph.parity_max_abs for graph in Bundle(bundle).manifest.graphs.values()} == {None}
     assert all(check.passed and check.relative is not None for check in verify(bundle, engine="onnxruntime-cpu"))
+
+
+def test_int8_is_the_unets_and_says_what_stays(tiny_run, tmp_path):
+    seen = []
+
+    def callback(step):
+        seen.append(step.stage)
+
+    manifest = Bundle(export_bundle(tiny_run, tmp_path / "bundle", precision="int8", callback=callback)).manifest
+    assert {name: entry.precision for name, entry in manifest.graphs.items()} == dict.fromkeys(GRAPHS, "fp32") | {
+        "unet": "int8"
+    }
+    unet = manifest.graphs["unet"]
+    assert unet.kept[0] == "conv_in"
+    assert unet.kept[-1] == "conv_out"
+    assert 1e-3 < unet.parity_max_abs < TOLERANCES["int8"]
+    assert manifest.quality is None  # a tiny base has no CLIP
+    assert seen == ["export"] * 3 + ["calibration"] * STEPS + ["export"]
+
+
+def test_an_embedded_bases_edits_are_in_the_manifest_and_those_that_are_bad_stop_the_export(
+    tiny_run, tmp_path, monkeypatch
+):
+    from tav_sdk.errors import QualityError
+    from tav_sdk.export import write_bundle
+
+    measured = {"psnr": 40.0, "clip_text": 90.0, "clip_text_fp32": 90.1}
+    monkeypatch.setattr(write_bundle, "check_edit_quality", lambda folder, run, base, callback: measured)
+    made = export_bundle(tiny_run, tmp_path / "good", precision="fp16")
+    assert Bundle(made).manifest.quality == measured
+
+    def refuse(*_, **__):
+        raise QualityError("edits in fp16 differ")
+
+    monkeypatch.setattr(write_bundle, "check_edit_quality", refuse)
+    with pytest.raises(QualityError, match="edits in fp16 differ"):
+        export_bundle(tiny_run, tmp_path / "bad", precision="fp16")
+    assert [path.name for path in tmp_path.iterdir()] == ["good"]
+    assert (
+        Bundle(export_bundle(tiny_run, tmp_path / "unasked", precision="fp16", parity=False)).manifest.quality is None
+    )

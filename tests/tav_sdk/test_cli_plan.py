@@ -130,10 +130,19 @@ def test_a_note_is_shown(tav, tiny_base):
     assert "ONNX Runtime has no bf16 on the CPU" in result.stdout
 
 
+def test_int8_is_planned_as_fp32(tav, tiny_base):
+    planned = [
+        tav("plan", "--base", tiny_base, "--size", 64, "--device", "cpu", "--precision", precision).stdout
+        for precision in ("fp32", "int8")
+    ]
+    assert planned[1].startswith(planned[0].rstrip())
+    assert "int8 is planned as fp32" in planned[1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--precision", "fp8"), "error: precision must be one of fp32, fp16, bf16; got 'fp8'"),
+        (("--precision", "fp8"), "error: precision must be one of fp32, fp16, bf16, int8; got 'fp8'"),
         (("--size", "65"), "error: height 65 is not a multiple of 16; the nearest valid heights are 64 and 80"),
         (("--size", "huge"), "error: --size must be pixels"),
         (
