@@ -32,7 +32,10 @@ from tav_sdk.engines.trt_build import (
 from tav_sdk.engines.trt_flavour import MODULES, TITLES, Flavour, load, loaded_other
 from tav_sdk.errors import EngineError, InputError, MissingExtraError, TavError
 
-_INSTALL = {"tensorrt": "pip install tensorrt", "tensorrt-rtx": 'pip install "tav-sdk[tensorrt]"'}
+_INSTALL = {
+    "tensorrt": "pip install tensorrt polygraphy cuda-python",
+    "tensorrt-rtx": 'pip install "tav-sdk[tensorrt]"',
+}
 _MOVE = {
     "tensorrt": "Run it on a machine with an NVIDIA GPU and its driver.",
     "tensorrt-rtx": "Run it on a machine with an RTX GPU and its driver.",

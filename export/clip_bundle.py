@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from tav_sdk.bundle import REFERENCES, TUNED_FILE, UNET, Bundle, FileEntry, StoredTensor, write_manifest
+from tav_sdk.bundle import REFERENCES, TUNED_FILE, UNET, Bundle, FileEntry, StoredTensor, only_differing, write_manifest
 from tav_sdk.errors import BundleError, CheckpointError
 from tav_sdk.files import check_new, new_folder, sha256_of
 from tav_sdk.training.run_folder import Run, load_run
@@ -95,6 +95,8 @@ def _check_fits(run: Run, first: Bundle) -> None:
     }
     for what, (got, expected) in differences.items():
         if got != expected:
+            if isinstance(got, dict):
+                got, expected = only_differing(got, expected)
             raise BundleError(
                 f"the run {run.folder} does not fit the bundle {first.folder}: its {what} is {got}, expected "
                 f"{expected}; export it without --bundle"

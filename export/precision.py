@@ -14,26 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from tav_sdk.bundle import TEXT_ENCODER, UNET
-from tav_sdk.errors import ConfigError
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 INT8 = "int8"
-PRECISIONS = ("fp32", *HALF, INT8)
-"""Those that :func:`~tav_sdk.export.export_bundle` writes."""
 
 KINDS = ("sinusoids", "time_embedding", "conv_in", "conv_out", "norms", "attention")
 """Islands that a U-Net can have: the timestep's sinusoids, their two layers, the first convolution, the last norm,
 activation and convolution, group and layer norms, and attention from its projections on."""
-
-
-def check_precision(precision: str) -> None:
-    """Check that bundles can be exported in a precision.
-
-    Raises:
-        ConfigError: it is unknown; lists those that are known.
-    """
-    if precision not in PRECISIONS:
-        raise ConfigError(f"there is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
 
 
 def graph_precision(graph: str, precision: str) -> str:

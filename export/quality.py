@@ -99,7 +99,7 @@ def check_edit_quality(
     steps = _Steps(2 * len(prompts), callback)
     with _model_pipeline(bundle, run, base) as pipeline:
         expected = _videos(pipeline, prompts, clip, steps)
-    with _bundle_pipeline(bundle) as pipeline:
+    with bundle_pipeline(bundle) as pipeline:
         try:
             got = _videos(pipeline, prompts, clip, steps)
         except NonFiniteOutputError as error:
@@ -201,7 +201,7 @@ def _model_pipeline(bundle: Bundle, run: Run, base: BaseModel) -> Iterator[Pipel
 
 
 @contextlib.contextmanager
-def _bundle_pipeline(bundle: Bundle) -> Iterator[Pipeline]:
+def bundle_pipeline(bundle: Bundle) -> Iterator[Pipeline]:
     """The bundle as it is; half precision by way of copies that round as a GPU does, see :mod:`.parity`."""
     with contextlib.ExitStack() as stack:
         engines: dict[str, Engine] = {}

@@ -20,6 +20,7 @@ from tav_sdk.bundle import (
     GraphEntry,
     Manifest,
     TensorEntry,
+    check_precision,
     file_entries,
     write_manifest,
 )
@@ -28,7 +29,7 @@ from tav_sdk.export import graphs
 from tav_sdk.export.clip_bundle import provenance
 from tav_sdk.export.int8 import quantize
 from tav_sdk.export.parity import check_parity
-from tav_sdk.export.precision import HALF, INT8, check_precision, graph_precision, kept_islands, to_half
+from tav_sdk.export.precision import HALF, INT8, graph_precision, kept_islands, to_half
 from tav_sdk.export.quality import QUALITY_TOLERANCES, check_edit_quality
 from tav_sdk.export.reference import evaluate, picture
 from tav_sdk.export.to_onnx import export_graph
@@ -47,6 +48,7 @@ def export_bundle(
     precision: str = "fp32",
     base: str | Path | None = None,
     parity: bool = True,
+    quality: bool = True,
     allow_pickle: bool = False,
     overwrite: bool = False,
     callback: Callback | None = None,
@@ -62,8 +64,10 @@ def export_bundle(
         precision: what the U-Net computes in, ``fp32``, ``fp16``, ``bf16``, or ``int8``, for the CPU; the manifest says
             of every graph what it computes in, and which parts are kept in float32. Inputs and outputs are float32.
         base: the base model's folder, if it is no longer where the run was tuned.
-        parity: compare each graph with its model, and edits, here on the CPU; without, :func:`tav_sdk.verify.verify`
-            compares graphs on a machine that has the memory for it.
+        parity: compare each graph with its model, here on the CPU; without, :func:`tav_sdk.verify.verify` does it on a
+            machine that has the memory for it.
+        quality: compare edits in low precision, where the base has its own CLIP; see
+            :func:`~tav_sdk.export.quality.check_edit_quality`. Not without ``parity``.
         allow_pickle: read a base's ``.bin`` weights where it has no ``.safetensors``, even if the run did not.
         overwrite: replace what is in ``out``.
         callback: called after each of the graphs, with the stage ``export``, after each step of int8's ``calibration``,
@@ -116,9 +120,9 @@ def export_bundle(
             provenance=provenance(run),
         )
         write_manifest(folder, manifest)
-        if parity and precision in QUALITY_TOLERANCES:
-            quality = check_edit_quality(folder, run, model, callback=callback)
-            write_manifest(folder, manifest.model_copy(update={"quality": quality}))
+        if parity and quality and precision in QUALITY_TOLERANCES:
+            found = check_edit_quality(folder, run, model, callback=callback)
+            write_manifest(folder, manifest.model_copy(update={"quality": found}))
     return Path(out)
 
 

@@ -9,13 +9,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from tav_sdk.engines.base import Graph, TensorSpec, Weights
-from tav_sdk.errors import BundleError, BundleVersionError
+from tav_sdk.errors import BundleError, BundleVersionError, ConfigError
 from tav_sdk.files import sha256_of, write_text
 from tav_sdk.inversion import InvertWith
 from tav_sdk.schedule import DDIMSchedule
@@ -35,6 +35,8 @@ TUNED_FILE = "tuned.onnx_data"
 REFERENCES = "reference"
 """Folder of one ``GRAPH.npz`` a graph: an input, and what the float32 model gave for it; see :mod:`tav_sdk.verify`."""
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+"""What a bundle's U-Net computes in."""
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 TOLERANCES: dict[str, float] = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 1.5e-1}
 """By precision, how far a graph's output may be from the float32 model's, relative to its largest magnitude."""
 VAE_CHUNK = 4
@@ -44,6 +46,16 @@ VAE_CHUNK = 4
 def chunk_lengths(num_frames: int) -> tuple[int, ...]:
     """The numbers of frames that the VAE's graphs are called with for one clip."""
     return tuple(sorted({min(VAE_CHUNK, num_frames), num_frames % VAE_CHUNK or VAE_CHUNK}))
+
+
+def check_precision(precision: str) -> None:
+    """Check the name of a precision.
+
+    Raises:
+        ConfigError: it is unknown; lists those that are known.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"there is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
 
 
 class _Strict(BaseModel):
@@ -316,8 +328,18 @@ def _differences(mine: Manifest, other: Manifest) -> Iterator[tuple[str, object,
         here, there = (f"{base.name} ({base.sha256[:12]}...)" for base in bases)
         yield "base model", here, there
     for name in ("precision", "num_frames", "height", "width", "inflation"):
-        if getattr(mine, name) != getattr(other, name):
-            yield name.replace("_", " "), getattr(mine, name), getattr(other, name)
+        here, there = getattr(mine, name), getattr(other, name)
+        if here != there:
+            if isinstance(here, dict):
+                here, there = only_differing(here, there)
+            yield name.replace("_", " "), here, there
+
+
+def only_differing(here: dict[str, Any], there: dict[str, Any]) -> tuple[str, str]:
+    """Two sets of options as text, without those that are the same in both."""
+    names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    first, second = (", ".join(f"{name}={found.get(name)}" for name in names) for found in (here, there))
+    return first, second
 
 
 def file_entries(folder: Path) -> dict[str, FileEntry]:

@@ -76,7 +76,9 @@ class Pipeline:
             self.engine = ", ".join(sorted({given.backend for given in self._given.values()}))
             self.why = "as given"
         else:
-            self.engine, self.why = choose_engine(engine, [bundle.graph(name) for name in GRAPHS])
+            self.engine, self.why = choose_engine(
+                engine, [bundle.graph(name) for name in GRAPHS if name not in self._given]
+            )
         self.manifest: Manifest = bundle.manifest
         self.schedule: DDIMSchedule = bundle.schedule
         self._bundle = bundle
@@ -84,6 +86,13 @@ class Pipeline:
         self._tokenizer = Tokenizer.from_folder(bundle.folder / TOKENIZER)
         self._engines: dict[str, SharedEngine] = {}
         self._inversions = InversionCache() if cache else None
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        return (
+            f"Pipeline({str(self._bundle.folder)!r}, engine={self.engine!r}, precision={m.precision!r}, "
+            f"num_frames={m.num_frames}, height={m.height}, width={m.width})"
+        )
 
     def __enter__(self) -> Pipeline:
         return self

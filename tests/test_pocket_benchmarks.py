@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from benchmarks import ablation, pocket_edits
+from benchmarks import ablation, pocket_edits, precision_edits
 from benchmarks.pocket_classifier import Verdict
 from benchmarks.pocket_editing import KINDS, body_color, edits_of
 from tav_sdk.pocket import FOLDER, sample_clips
@@ -113,3 +113,13 @@ def test_an_interrupted_part_leaves_no_file(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         ablation.main(["--out", str(tmp_path), "--quick", "--rows", "untuned"])
     assert not list(tmp_path.rglob("*.npz"))
+
+
+@needs_pocket
+def test_precision_edits_compares_every_precision_with_fp32(tmp_path, capsys):
+    arguments = ["--out", str(tmp_path), "--clips", "1", "--edits", "1", "--num-train-steps", "2"]
+    precision_edits.main(arguments)
+    result = json.loads((tmp_path / "precision_edits.json").read_text())["summary"]
+    assert "psnr_median" not in result["fp32"]
+    assert result["fp16"]["psnr_median"] > result["bf16"]["psnr_median"] > result["int8"]["psnr_median"] > 20
+    assert "| precision | psnr_median |" in capsys.readouterr().out

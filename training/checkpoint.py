@@ -45,12 +45,18 @@ def load_delta(model: nn.Module, path: Path) -> None:
     """Put tuned tensors into an inflated model, strictly.
 
     Raises:
-        CheckpointError: the file is damaged, or its tensors are not exactly the model's tuned ones.
+        CheckpointError: the file is damaged, or its tensors are not finite, or not exactly the model's tuned ones.
     """
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{name} in {path} has NaN or infinity in it; tune again, with a lower learning rate or another "
+                "--mixed-precision"
+            )
     copy_strictly(tensors, trainable_parameters(model), str(path))
 
 

@@ -163,7 +163,7 @@ class MemoryPlan:
         gradient_checkpointing: tuning's.
         device: what tunes and edits.
         stages: in the order in which a user meets them.
-        budget: ``tune`` and ``edit`` compared with a budget; empty without one.
+        budget: ``tune``, ``export`` and ``edit`` compared with a budget; empty without one.
         notes: what was left out, and why.
     """
 
@@ -220,7 +220,7 @@ def plan_memory(
         guidance: whether editing uses classifier-free guidance, a batch of two.
         device: ``cpu`` or ``cuda``; by default a GPU if there is one. Predictions for a GPU count tensors only, and
             none was compared with a measurement.
-        memory: a budget in bytes to compare ``tune`` and ``edit`` with.
+        memory: a budget in bytes to compare ``tune``, ``export`` and ``edit`` with.
 
     Raises:
         BaseModelError: the base is missing, incomplete, or cannot be inflated.
@@ -265,14 +265,14 @@ def plan_memory(
     return MemoryPlan(
         base=str(found.folder),
         stages=tuple(planner.stage(stage, setting) for stage in stages),
-        budget={stage: planner.fit(stage, setting, memory) for stage in ("tune", "edit") if stage in stages}
+        budget={stage: planner.fit(stage, setting, memory) for stage in ("tune", "export", "edit") if stage in stages}
         if memory is not None
         else {},
         notes=tuple(notes),
         **{
             field.name: getattr(setting, field.name)
             for field in dataclasses.fields(setting)
-            if field.name != "guidance"
+            if field.name not in ("guidance", "parity")
         },
     )
 
@@ -289,6 +289,7 @@ class _Setting:
     gradient_checkpointing: bool
     guidance: bool
     device: Device
+    parity: bool = True
 
 
 @dataclass(frozen=True)
@@ -391,6 +392,8 @@ class _Planner:
             # Islands that stay in float32 keep the whole file of float32 weights mapped.
             held = (6 if half else 4) * module
             moments.append(_Moment(EXPORT_IMPORTS + held + TORCH_HEAP * in_torch, held, in_torch))
+            if not s.parity:
+                continue
             # A graph in half precision is checked in float32, by a session whose weights were cast.
             session = _sessions(4 * weights) + half * 2 * weights
             in_session *= ORT_ROUNDED if half else 1.0
@@ -563,6 +566,8 @@ class _Planner:
                 options["--gradient-checkpointing"] = {"gradient_checkpointing": True}
             if setting.mixed_precision == "no":
                 options["--mixed-precision bf16"] = {"mixed_precision": "bf16"}
+        elif stage == "export":
+            options["--no-parity"] = {"parity": False}
         else:
             if setting.guidance:
                 options["--guidance-scale 1"] = {"guidance": False}

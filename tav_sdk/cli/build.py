@@ -59,7 +59,8 @@ def build(
     with stages() as show:
         for index, name in enumerate(GRAPHS):
             built.append(build_engine(opened.graph(name), engine=engine, **options))
-            show(StepProgress("build", index + 1, len(GRAPHS), metrics={"graph": name}))
+            if built[-1]:
+                show(StepProgress("build", index + 1, len(GRAPHS), metrics={"graph": name}))
     if not any(built):
         say(f"{engine} starts from the graphs themselves: there is nothing to build")
     elif engine_status(engine).runs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from enum import Enum
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tav_sdk.cli.console import guarded, say
+from tav_sdk.errors import InputError
 
 if TYPE_CHECKING:
     from tav_sdk.cache import Cache
@@ -98,7 +100,12 @@ def clear(
     if not yes:
         which = " and ".join(cache.kind for cache in caches)
         when = "" if older_than is None else f" that were not used for {older_than} days"
-        typer.confirm(f"Remove the {which}{when} from {caches[0].root}?", abort=True)
+        try:
+            typer.confirm(f"Remove the {which}{when} from {caches[0].root}?", abort=True)
+        except typer.Abort:
+            if sys.stdin.isatty():
+                raise
+            raise InputError("nobody answered, and nothing was removed; give --yes to be asked nothing") from None
     freed = sum(cache.clear(unused_for=age) for cache in caches)
     say(f"removed {_bytes(freed)}")
 

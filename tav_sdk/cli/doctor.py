@@ -52,7 +52,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = F
         table.add_column(column, overflow="fold", no_wrap=column == "engine")
     for engine in facts["engines"]:
         name = engine["engine"]
-        words = engine["detail"] + (f". [dim]{escape(engine['fix'])}[/]" if engine["fix"] else "")
+        words = (
+            escape(engine["detail"]) + "." + (f" [dim]{escape(engine['fix'].rstrip('.'))}.[/]" if engine["fix"] else "")
+        )
         table.add_row(name, _yes(engine["runs"]), _yes(engine["builds"]), words)
     console.print(table)
     console.print()
@@ -78,7 +80,8 @@ def _facts() -> dict[str, Any]:
 
         gpu = str(cuda.device())
     except TavError as error:
-        gpu = f"none that works: {error}"
+        known = any(str(error) in status.detail for status in statuses)
+        gpu = "none that works" + ("" if known else f": {error}")
     return {
         "engines": [dataclasses.asdict(status) for status in statuses],
         "auto": next((status.engine for status in statuses if status.runs), "none works here"),

@@ -84,6 +84,8 @@ def edit(
       tav edit bundles/skiing --video clip.mp4 --prompt "a panda is skiing" --prompt "skiing, pixel art" --out out
 
       tav edit bundles/skiing --video clip.mp4 --prompt "a panda is skiing" --reconstruct --out out
+
+      tav edit bundles/skiing --engine tensorrt-rtx --video clip.mp4 --prompt "a panda is skiing" --out out
     """
     prompts = _prompts(prompt)
     suffix = _suffix(file_format)

@@ -38,6 +38,13 @@ def export(
             "plan). Without it, run tav verify on the machine that runs the bundle."
         ),
     ] = True,
+    quality: Annotated[
+        bool,
+        typer.Option(
+            help="In lower precision than fp32, compare edits, too, if the base has its own CLIP, as pocket has: about "
+            "a minute."
+        ),
+    ] = True,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read a base's .bin weights, tensors only, if it has nothing else.")
     ] = False,
@@ -63,8 +70,11 @@ def export(
     """
     check_apart(out, run, *(path for path in (base, bundle) if path))
 
+    from tav_sdk.bundle import check_precision
     from tav_sdk.training.run_folder import load_run
 
+    if precision is not None:
+        check_precision(precision)
     loaded = load_run(run)  # before PyTorch, which takes seconds to load
     if bundle is not None:
         if precision is not None:
@@ -82,6 +92,7 @@ def export(
                 precision=precision or "fp32",
                 base=base,
                 parity=parity,
+                quality=quality,
                 allow_pickle=allow_pickle,
                 overwrite=overwrite,
                 callback=show,

@@ -27,7 +27,8 @@ def verify(
 ) -> None:
     """Check a bundle on this machine: every file's hash, and every graph against its float32 model's output.
 
-    Leaves with 1 if a graph fails, and with 2 if the bundle or the engine cannot be used.
+    Leaves with 1 if a graph fails, and with 2 if the bundle or the engine cannot be used. In the JSON a graph's
+    "relative" is null where there was nothing to compare with.
 
     [bold]Examples[/]
 
@@ -50,8 +51,15 @@ def verify(
         }
         typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
     else:
-        typer.echo(f"{len(opened.manifest.files)} files are as the manifest says; graphs on {checks[0].engine}:")
+        count = len(opened.manifest.files)
+        typer.echo(f"{bundle}: {count} files are as the manifest says; graphs on {checks[0].engine}:")
         Console(highlight=False, emoji=False, width=140).print(_table(checks))
+        if unknown := [check.graph for check in checks if check.passed and check.relative is None]:
+            say(
+                f"[yellow]{escape(', '.join(unknown))}:[/] finite, and no more is known: the bundle has no output of "
+                "the float32 model for it, since its clip was exported onto another bundle's graphs. Verify that one, "
+                "too, or this one with an --engine on a GPU, which is compared with onnxruntime-cpu"
+            )
     if not passed:
         failed = [f"{check.graph} ({check.precision})" for check in checks if not check.passed]
         say(
@@ -67,12 +75,12 @@ def _table(checks: list[GraphCheck]) -> Table:
         table.add_column(head)
     for head in ("max abs", "relative", "tolerance", "PSNR dB", "NaN or inf"):
         table.add_column(head, justify="right")
-    table.add_column("")
+    table.add_column("result")
     for check in checks:
         numbers = (_shown(check.max_abs), _shown(check.relative), _shown(check.tolerance), _shown(check.psnr, ".1f"))
         verdict = "[green]pass[/]" if check.passed else "[bold red]FAIL[/]"
         if check.passed and check.relative is None:
-            verdict = "[yellow]finite, no more is known[/]"
+            verdict = "[yellow]finite[/]"
         table.add_row(check.graph, check.precision, check.against, *numbers, str(check.non_finite), verdict)
     return table
 

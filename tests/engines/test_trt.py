@@ -514,7 +514,7 @@ def test_the_bindings_of_cuda_may_be_missing(rtx, monkeypatch):
 
 @pytest.mark.parametrize(
     ("engine", "fix"),
-    [("tensorrt", "pip install tensorrt"), ("tensorrt-rtx", 'pip install "tav-sdk[tensorrt]"')],
+    [("tensorrt", "pip install tensorrt polygraphy cuda-python"), ("tensorrt-rtx", 'pip install "tav-sdk[tensorrt]"')],
 )
 def test_a_missing_module_has_its_pip_line(engine, fix, monkeypatch):
     monkeypatch.setitem(MODULES, engine, "no_such_module")
@@ -534,7 +534,7 @@ def test_libraries_that_do_not_load_are_told(tmp_path, monkeypatch):
     assert found.detail == (
         "broken_trt is installed, but cannot be loaded: libnvinfer.so.11: cannot open shared object file"
     )
-    assert found.fix == "Repair it with: pip install tensorrt --force-reinstall"
+    assert found.fix == "Repair it with: pip install tensorrt polygraphy cuda-python --force-reinstall"
 
 
 def test_the_other_flavour_is_not_loaded_beside(rtx):

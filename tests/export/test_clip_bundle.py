@@ -91,7 +91,7 @@ def edited_run(run, tmp_path, change):
         (lambda record: record["config"].update(width=128), "its width is 128, expected 64"),
         (
             lambda record: record["config"]["inflation"].update(temporal_mask="none"),
-            "its inflation is .*; export it without --bundle",
+            r"its inflation is temporal_mask=none, expected temporal_mask=causal; export it without --bundle",
         ),
     ],
 )
@@ -202,7 +202,10 @@ def test_a_bundle_of_another_base_is_not_swapped_in(tiny_bundle, bundle_copy, ed
     ("change", "message"),
     [
         (lambda manifest: manifest.update(num_frames=9), "its num frames is 9, expected 4"),
-        (lambda manifest: manifest["inflation"].update(temporal_mask="none"), "its inflation is"),
+        (
+            lambda manifest: manifest["inflation"].update(temporal_mask="none"),
+            "its inflation is temporal_mask=none, expected temporal_mask=causal",
+        ),
         (lambda manifest: manifest.update(precision="fp16"), "its precision is fp16, expected fp32"),
         (
             lambda manifest: manifest["files"]["unet/model.onnx"].update(sha256="2" * 64),

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from tav_sdk.bundle import GRAPHS, TOLERANCES, TUNED_FILE, Bundle
+from tav_sdk.bundle import GRAPHS, TOLERANCES, TUNED_FILE, Bundle, check_precision
 from tav_sdk.engines import TensorSpec, open_engine
 from tav_sdk.errors import ConfigError, ParityError
 from tav_sdk.export import export_bundle, export_clip
 from tav_sdk.export.graphs import GraphContract
 from tav_sdk.export.parity import check_parity
-from tav_sdk.export.precision import check_precision, graph_precision, kept_islands, to_half
+from tav_sdk.export.precision import graph_precision, kept_islands, to_half
 from tav_sdk.export.reference import evaluate
 from tav_sdk.export.to_onnx import export_graph
 

@@ -98,13 +98,14 @@ def test_videos_are_made_from_noise_where_the_clip_is_gone(bundle, run, embedded
     assert gone["clip_text"] != here["clip_text"]
 
 
-def test_half_precision_is_rounded_as_on_a_gpu(made_once, tiny_run, run, embedded, tmp_path):
-    shared = made_once("fp16_bundle", lambda path: export_bundle(tiny_run, path, precision="fp16"))
-    bundle = relabel(shutil.copytree(shared, tmp_path / "bundle"), "fp16")
+@pytest.mark.parametrize(("precision", "most"), [("fp16", 90), ("bf16", 70)])
+def test_half_precision_is_rounded_as_on_a_gpu(precision, most, made_once, tiny_run, run, embedded, tmp_path):
+    shared = made_once(f"{precision}_bundle", lambda path: export_bundle(tiny_run, path, precision=precision))
+    bundle = relabel(shutil.copytree(shared, tmp_path / "bundle"), precision)
     before = sorted(bundle.rglob("*"))
     quality = check_edit_quality(bundle, run, embedded)
     assert quality is not None
-    assert QUALITY_TOLERANCES["fp16"].psnr < quality["psnr"] < 90
+    assert QUALITY_TOLERANCES[precision].psnr < quality["psnr"] < most
     assert sorted(bundle.rglob("*")) == before
 
 

@@ -130,6 +130,5 @@ def test_an_embedded_bases_edits_are_in_the_manifest_and_those_that_are_bad_stop
     with pytest.raises(QualityError, match="edits in fp16 differ"):
         export_bundle(tiny_run, tmp_path / "bad", precision="fp16")
     assert [path.name for path in tmp_path.iterdir()] == ["good"]
-    assert (
-        Bundle(export_bundle(tiny_run, tmp_path / "unasked", precision="fp16", parity=False)).manifest.quality is None
-    )
+    unasked = export_bundle(tiny_run, tmp_path / "unasked", precision="fp16", quality=False)
+    assert Bundle(unasked).manifest.quality is None

@@ -130,7 +130,8 @@ def test_clearing_what_is_old(tav, filled):
 
 def test_clearing_asks_first(tav, filled):
     result = tav("cache", "clear", "--older-than", 2)  # without an answer
-    assert result.exit_code == 1
+    assert result.exit_code == 2
+    assert "error: nobody answered, and nothing was removed; give --yes" in result.stderr
     assert f"Remove the engines and inversions that were not used for 2 days from {filled}? [y/N]" in result.stdout
     assert len(kept("engines")) == 1
 

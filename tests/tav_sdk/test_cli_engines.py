@@ -27,10 +27,18 @@ def test_doctor_as_json_has_a_fix_for_all_that_does_not_run(tav):
     assert facts["versions"]["numpy"]
 
 
+def test_doctor_ends_sentences_and_tells_of_no_gpu_once(tav, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    text = tav("doctor").stdout
+    assert ".." not in text.replace("...", "")
+    assert text.count("CUDA cannot find a GPU") <= 2  # one for each flavour of TensorRT that is installed
+
+
 def test_nothing_is_built_for_an_engine_that_starts_from_the_graph(tav, tiny_bundle):
     result = tav("build", tiny_bundle, "--engine", "onnxruntime-cpu")
     assert result.exit_code == 0, result.output
     assert "there is nothing to build" in result.stderr
+    assert "━" not in result.stderr
 
 
 @pytest.mark.parametrize("engine", ["openvino", "auto"])

@@ -25,6 +25,12 @@ def test_an_edit_has_the_clips_shape_and_rate(pipeline, clip):
     assert video.fps == clip.fps
 
 
+def test_a_pipeline_says_what_it_is(pipeline):
+    text = repr(pipeline)
+    assert text.startswith("Pipeline('")
+    assert "engine='onnxruntime-cpu', precision='fp32', num_frames=4" in text
+
+
 def test_the_same_seed_gives_the_same_video(pipeline):
     one, two, other = (pipeline.generate("a man", seed=seed, num_inference_steps=2).frames for seed in (7, 7, 8))
     np.testing.assert_array_equal(one, two)

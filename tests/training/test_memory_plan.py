@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -341,11 +341,17 @@ def test_a_budget_for_all(planner, monkeypatch):
     assert (fit.max_frames, fit.max_size) == (9, (96, 96))
 
 
-def test_a_plan_compares_tuning_and_editing_with_the_budget(tiny_base, monkeypatch):
+def test_a_plan_compares_tuning_export_and_editing_with_the_budget(tiny_base, monkeypatch):
     monkeypatch.setattr(memory_plan, "MAX_FRAMES", 4)
     monkeypatch.setattr(memory_plan, "MAX_SIZE_STEPS", 4)
     plan = plan_memory(tiny_base, **SHAPE, memory=10**15)
-    assert {stage: fit.fits for stage, fit in plan.budget.items()} == {"tune": True, "edit": True}
+    assert {stage: fit.fits for stage, fit in plan.budget.items()} == {"tune": True, "export": True, "edit": True}
+
+
+def test_an_export_that_does_not_fit_may_without_its_parity_check(sd_planner):
+    fit = sd_planner.fit("export", setting(num_frames=24, height=256, width=256), 10**9)
+    assert not fit.fits
+    assert [remedy.option for remedy in fit.remedies] == ["--no-parity"]
 
 
 def test_remedies_are_options_not_used_yet(planner):
@@ -370,7 +376,7 @@ def test_remedies_are_options_not_used_yet(planner):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"precision": "fp8"}, ConfigError, "precision must be one of fp32, fp16, bf16; got 'fp8'"),
+        ({"precision": "fp8"}, ConfigError, "precision must be one of fp32, fp16, bf16, int8; got 'fp8'"),
         ({"mixed_precision": "fp8"}, ConfigError, "mixed_precision must be one of no, fp16, bf16; got 'fp8'"),
         ({"mixed_precision": "fp16"}, ConfigError, "fp16 tuning needs a GPU"),
         ({"device": "tpu"}, ConfigError, "device must be one of cpu, cuda; got 'tpu'"),
@@ -411,9 +417,8 @@ def test_a_base_whose_configuration_is_nonsense(base_copy):
 
 def test_the_constants_that_training_may_not_import_are_the_others_own():
     bundle = pytest.importorskip("tav_sdk.bundle")
-    precision = pytest.importorskip("tav_sdk.export.precision")
     assert bundle.VAE_CHUNK == memory_plan.VAE_CHUNK
-    assert set(precision.PRECISIONS) == set(memory_plan.DTYPES)
+    assert set(bundle.PRECISIONS) == {*memory_plan.DTYPES, "int8"} == set(get_args(memory_plan.Precision))
 
 
 def test_stages_are_immutable():

@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 
 from tav_sdk.errors import CheckpointError, ConfigError, InputError, NonFiniteLossError, OutputError, SizeError
 from tav_sdk.schedule import DDIMSchedule
-from tav_sdk.training import BaseModel, TuneConfig, inflate, load_run, tune
-from tav_sdk.training.checkpoint import load_delta
+from tav_sdk.training import BaseModel, InflationOptions, TuneConfig, inflate, load_run, trainable_parameters, tune
+from tav_sdk.training.checkpoint import load_delta, save_delta
 from tav_sdk.training.clip import ClipLatents
 from tav_sdk.training.tuner import Tuner
 
@@ -271,3 +271,12 @@ def test_a_full_disk_is_an_output_error(config, monkeypatch):
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(OutputError, match=r"cannot write .*No space left on device"):
         tune(config)
+
+
+def test_a_delta_that_is_not_finite_is_refused(tiny_base, tmp_path):
+    model = inflate(BaseModel(tiny_base).load_unet(), InflationOptions(), 2)
+    name, parameter = next(iter(trainable_parameters(model).items()))
+    parameter.data.view(-1)[3] = float("inf")
+    save_delta(model, tmp_path / "delta.safetensors")
+    with pytest.raises(CheckpointError, match=rf"{name} in .* has NaN or infinity in it; tune again, with a lower"):
+        load_delta(model, tmp_path / "delta.safetensors")
