@@ -3,7 +3,7 @@
 #   PYTHON=python3.12      the interpreter to make the environment with (otherwise the first one that is new enough)
 #   VENV=.venv             where the environment is
 #   TORCH_ARGS=...         more arguments to the installation of torch, for example another index
-#   PYTEST_ARGS=...        more arguments to pytest, for example: PYTEST_ARGS="-k inflation"
+#   PYTEST_ARGS=...        arguments to pytest, by default a worker for each core; for example: PYTEST_ARGS="-k inflation"
 #   DEMO_ARGS, POCKET_ARGS, ABLATION_ARGS, BENCH_ARGS   arguments of the command of that target
 
 SHELL := /bin/bash
@@ -13,7 +13,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?=
 TORCH_ARGS ?=
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n auto
 DEMO_ARGS ?= --out demo --overwrite
 POCKET_ARGS ?= --setting small --out pocket-training
 ABLATION_ARGS ?= --out ablation

@@ -116,6 +116,7 @@ def test_an_interrupted_part_leaves_no_file(tmp_path, monkeypatch):
 
 
 @needs_pocket
+@pytest.mark.slow
 def test_precision_edits_compares_every_precision_with_fp32(tmp_path, capsys):
     arguments = ["--out", str(tmp_path), "--clips", "1", "--edits", "1", "--num-train-steps", "2"]
     precision_edits.main(arguments)

@@ -6,8 +6,8 @@ import onnx
 import pytest
 
 from tav_sdk.bundle import GRAPHS, TOLERANCES, TUNED_FILE, Bundle
-from tav_sdk.errors import BaseModelError, CancelledError, OutputError, ParityError
-from tav_sdk.export import export_bundle
+from tav_sdk.errors import BaseModelError, CancelledError, OutputError, ParityError, QualityError
+from tav_sdk.export import export_bundle, write_bundle
 from tav_sdk.export.int8 import STEPS
 from tav_sdk.training import load_run
 from tav_sdk.training.checkpoint import delta_names
@@ -94,13 +94,11 @@ def test_the_comparison_can_be_left_to_the_machine_that_runs_the_bundle(tiny_run
     assert all(check.passed and check.relative is not None for check in verify(bundle, engine="onnxruntime-cpu"))
 
 
-def test_int8_is_the_unets_and_says_what_stays(tiny_run, tmp_path):
-    seen = []
-
-    def callback(step):
-        seen.append(step.stage)
-
-    manifest = Bundle(export_bundle(tiny_run, tmp_path / "bundle", precision="int8", callback=callback)).manifest
+def test_int8_is_the_unets_and_says_what_stays(tiny_run, tmp_path, monkeypatch):
+    seen, measured = [], {"psnr": 40.0, "clip_text": 90.0, "clip_text_fp32": 90.1}
+    monkeypatch.setattr(write_bundle, "check_edit_quality", lambda folder, run, base, callback: measured)
+    made = export_bundle(tiny_run, tmp_path / "bundle", precision="int8", callback=lambda step: seen.append(step.stage))
+    manifest = Bundle(made).manifest
     assert {name: entry.precision for name, entry in manifest.graphs.items()} == dict.fromkeys(GRAPHS, "fp32") | {
         "unet": "int8"
     }
@@ -108,27 +106,16 @@ def test_int8_is_the_unets_and_says_what_stays(tiny_run, tmp_path):
     assert unet.kept[0] == "conv_in"
     assert unet.kept[-1] == "conv_out"
     assert 1e-3 < unet.parity_max_abs < TOLERANCES["int8"]
-    assert manifest.quality is None  # a tiny base has no CLIP
+    assert manifest.quality == measured
     assert seen == ["export"] * 3 + ["calibration"] * STEPS + ["export"]
 
 
-def test_an_embedded_bases_edits_are_in_the_manifest_and_those_that_are_bad_stop_the_export(
-    tiny_run, tmp_path, monkeypatch
-):
-    from tav_sdk.errors import QualityError
-    from tav_sdk.export import write_bundle
-
-    measured = {"psnr": 40.0, "clip_text": 90.0, "clip_text_fp32": 90.1}
-    monkeypatch.setattr(write_bundle, "check_edit_quality", lambda folder, run, base, callback: measured)
-    made = export_bundle(tiny_run, tmp_path / "good", precision="fp16")
-    assert Bundle(made).manifest.quality == measured
-
-    def refuse(*_, **__):
+def test_edits_that_are_bad_stop_the_export_and_leave_nothing(tiny_run, tmp_path, monkeypatch):
+    def refuse(folder, run, base, callback):
+        assert Bundle(folder).manifest.precision == "fp16"
         raise QualityError("edits in fp16 differ")
 
     monkeypatch.setattr(write_bundle, "check_edit_quality", refuse)
     with pytest.raises(QualityError, match="edits in fp16 differ"):
         export_bundle(tiny_run, tmp_path / "bad", precision="fp16")
-    assert [path.name for path in tmp_path.iterdir()] == ["good"]
-    unasked = export_bundle(tiny_run, tmp_path / "unasked", precision="fp16", quality=False)
-    assert Bundle(unasked).manifest.quality is None
+    assert list(tmp_path.iterdir()) == []
