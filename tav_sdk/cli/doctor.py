@@ -80,7 +80,7 @@ def _facts() -> dict[str, Any]:
 
         gpu = str(cuda.device())
     except TavError as error:
-        known = any(str(error) in status.detail for status in statuses)
+        known = any(str(error).rstrip(".") in status.detail for status in statuses)
         gpu = "none that works" + ("" if known else f": {error}")
     return {
         "engines": [dataclasses.asdict(status) for status in statuses],
