@@ -141,7 +141,7 @@ class ClipEditor:
     ) -> Tuner:
         """The tuning loop of this clip."""
         config = TuneConfig(
-            base=str(self.base.folder),
+            base=str(self.base.path),
             video=str(self.sample.path),
             prompt=self.sample.caption,
             out="-",

@@ -19,6 +19,9 @@ from tav_sdk.training.run_folder import Run, load_run
 
 logger = logging.getLogger(__name__)
 
+PATHS = ("base", "video", "out", "loras", "tokenizer")
+"""Settings of a run that are paths of the machine where it was tuned."""
+
 
 def export_clip(run: Run | str | Path, out: str | Path, *, bundle: str | Path, overwrite: bool = False) -> Path:
     """Export a tuned run onto the graphs of a bundle on the same base, with the same options and size.
@@ -69,7 +72,7 @@ def export_clip(run: Run | str | Path, out: str | Path, *, bundle: str | Path, o
 def provenance(run: Run) -> dict[str, Any]:
     """What a manifest says of the run that it was exported from."""
     record = run.record
-    config = {key: value for key, value in record["config"].items() if key not in ("base", "video", "out")}
+    config = {key: value for key, value in record["config"].items() if key not in PATHS}
     return {
         "base": record["base"],
         "clip": record["clip"],

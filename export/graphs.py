@@ -9,15 +9,26 @@ Dummy inputs, the dynamic axes of the trace, the manifest and the parity check a
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, ControlNetModel
 from torch import Tensor, nn
 
-from tav_sdk.bundle import TEXT_ENCODER, TOLERANCES, UNET, VAE_DECODER, VAE_ENCODER, chunk_lengths
+from tav_sdk.bundle import (
+    CONTROLNET,
+    DOWN_RESIDUAL,
+    MID_RESIDUAL,
+    TEXT_ENCODER,
+    TOLERANCES,
+    UNET,
+    VAE_DECODER,
+    VAE_ENCODER,
+    chunk_lengths,
+)
 from tav_sdk.engines.base import Graph, TensorSpec
 
 OPSET = 23
@@ -118,9 +129,20 @@ def vae_decoder_contract(*, channels: int, num_frames: int, height: int, width: 
 
 
 def unet_contract(
-    *, channels: int, num_frames: int, height: int, width: int, num_tokens: int, text_width: int, num_timesteps: int
+    *,
+    channels: int,
+    num_frames: int,
+    height: int,
+    width: int,
+    num_tokens: int,
+    text_width: int,
+    num_timesteps: int,
+    residuals: Sequence[TensorSpec] = (),
 ) -> GraphContract:
-    """Noisy latents, timestep and text states to the prediction; ``height`` and ``width`` in latents."""
+    """Noisy latents, timestep, text states and a ControlNet's residuals to the prediction.
+
+    ``height`` and ``width`` in latents; residuals as of :func:`residual_specs`, none for a graph that takes no control.
+    """
     video = ("batch", channels, num_frames, height, width)
     return GraphContract(
         name=UNET,
@@ -128,10 +150,73 @@ def unet_contract(
             TensorSpec("sample", "float32", video),
             TensorSpec("timestep", "int64", ()),
             TensorSpec("encoder_hidden_states", "float32", ("batch", num_tokens, text_width)),
+            *residuals,
         ),
         outputs=(TensorSpec("out_sample", "float32", video),),
         high={"timestep": num_timesteps},
         axes={"batch": (1, 2)},  # inversion; sampling with guidance
+    )
+
+
+def residual_specs(
+    channels: Sequence[int], layers_per_block: Sequence[int] | int, *, num_frames: int, height: int, width: int
+) -> tuple[TensorSpec, ...]:
+    """What a ControlNet gives to a U-Net: after its first convolution, each layer and each downsampler, and the middle.
+
+    Args:
+        channels: of the U-Net's levels.
+        layers_per_block: of its down blocks.
+        num_frames: of the clip.
+        height: in latents.
+        width: in latents.
+
+    Returns:
+        ``(b, f, c, h, w)`` float32, with diffusers' names and a number; the middle's last.
+    """
+    layers = [layers_per_block] * len(channels) if isinstance(layers_per_block, int) else list(layers_per_block)
+    shapes = [(channels[0], height, width)]
+    for level, (width_of_level, count) in enumerate(zip(channels, layers, strict=True)):
+        shapes += [(width_of_level, height, width)] * count
+        if level + 1 < len(channels):
+            height, width = -(-height // 2), -(-width // 2)
+            shapes.append((width_of_level, height, width))
+    names = [f"{DOWN_RESIDUAL}_{number}" for number in range(len(shapes))]
+    shapes.append((channels[-1], height, width))
+    return tuple(
+        TensorSpec(name, "float32", ("batch", num_frames, *shape))
+        for name, shape in zip([*names, MID_RESIDUAL], shapes, strict=True)
+    )
+
+
+def controlnet_contract(
+    *,
+    video: tuple[int | str, ...],
+    states: tuple[int | str, ...],
+    size: tuple[int, int],
+    num_timesteps: int,
+    residuals: Sequence[TensorSpec],
+) -> GraphContract:
+    """Noisy latents, timestep, text states, control pictures in [0, 1] and their scale to a U-Net's residuals.
+
+    Args:
+        video: shape of the latents, as in :func:`unet_contract`.
+        states: shape of the text states, likewise.
+        size: height and width of the control pictures in pixels.
+        num_timesteps: exclusive upper bound of the timestep.
+        residuals: as of :func:`residual_specs`.
+    """
+    return GraphContract(
+        name=CONTROLNET,
+        inputs=(
+            TensorSpec("sample", "float32", video),
+            TensorSpec("timestep", "int64", ()),
+            TensorSpec("encoder_hidden_states", "float32", states),
+            TensorSpec("controlnet_cond", "float32", (video[2], 3, *size)),
+            TensorSpec("conditioning_scale", "float32", ()),
+        ),
+        outputs=tuple(residuals),
+        high={"timestep": num_timesteps},
+        axes={"batch": (1, 2)},
     )
 
 
@@ -145,6 +230,33 @@ class TextEncoderGraph(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         """``(b, s)`` int64 -> ``(b, s, d)``."""
         return self.text_encoder(input_ids)[0]
+
+
+class ControlNetGraph(nn.Module):
+    """A ControlNet over the frames of videos, whose control pictures are embedded once for a batch."""
+
+    def __init__(self, controlnet: ControlNetModel) -> None:
+        super().__init__()
+        self.controlnet_cond_embedding = controlnet.controlnet_cond_embedding
+        controlnet.controlnet_cond_embedding = nn.Identity()
+        self.controlnet = controlnet
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        controlnet_cond: Tensor,
+        conditioning_scale: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """``(b, c, f, h, w)``, ``()``, ``(b, s, d)``, ``(f, 3, H, W)``, ``()`` -> residuals ``(b, f, c, h, w)``."""
+        b, _, f, _, _ = sample.shape
+        folded = sample.transpose(1, 2).flatten(0, 1)  # (b f, c, h, w)
+        states = encoder_hidden_states[:, None].expand(-1, f, -1, -1).flatten(0, 1)  # (b f, s, d)
+        embedded = self.controlnet_cond_embedding(controlnet_cond)[None]  # (1, f, c, h, w)
+        embedded = embedded.expand(b, -1, -1, -1, -1).flatten(0, 1)
+        down, mid = self.controlnet(folded, timestep, states, embedded, return_dict=False)
+        return tuple(residual.unflatten(0, (-1, f)) * conditioning_scale for residual in (*down, mid))
 
 
 class VaeEncoderGraph(nn.Module):

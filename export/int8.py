@@ -76,7 +76,7 @@ def quantize(
 
     Args:
         path: the graph, with its weights in :data:`~tav_sdk.bundle.WEIGHTS_FILE` beside it.
-        contract: the graph's; three inputs, as of :func:`~tav_sdk.export.graphs.unet_contract`.
+        contract: the graph's, as of :func:`~tav_sdk.export.graphs.unet_contract`; a ControlNet's residuals are 0.
         schedule: the base's.
         encoder_hidden_states: ``(1, s, d)`` float32, text states of the clip's caption.
         kept: how the names of layers end that stay in float32.
@@ -153,10 +153,14 @@ def find_ranges(
     graph = replace(contract.graph(copy), precision="fp32", outputs=(*contract.outputs, *bounds))
     try:
         with open_engine(graph, engine="onnxruntime-cpu") as engine:
+            uncontrolled = {
+                spec.name: np.zeros([1 if isinstance(axis, str) else axis for axis in spec.shape], np.float32)
+                for spec in contract.inputs[3:]
+            }
 
             def unet(*arrays: np.ndarray) -> np.ndarray:
-                feeds = {spec.name: array for spec, array in zip(contract.inputs, arrays, strict=True)}
-                results = engine.run(feeds)
+                feeds = {spec.name: array for spec, array in zip(contract.inputs, arrays, strict=False)}
+                results = engine.run({**feeds, **uncontrolled})
                 for name, (low, high) in ranges.items():
                     here = float(results[f"ReduceMin:{name}"]), float(results[f"ReduceMax:{name}"])
                     ranges[name] = min(low, here[0]), max(high, here[1])

@@ -90,8 +90,8 @@ def check_edit_quality(
         EngineError: an engine failed.
         CancelledError: the callback returned ``False``.
     """
-    if not (base.folder / CLIP / "config.json").is_file():
-        logger.info("%s has no CLIP of its own: edits in low precision are not compared", base.folder.name)
+    if not (base.path / CLIP / "config.json").is_file():
+        logger.info("%s has no CLIP of its own: edits in low precision are not compared", base.path.name)
         return None
     bundle = Bundle(folder, verify=False)
     precision = bundle.manifest.precision
@@ -104,7 +104,7 @@ def check_edit_quality(
             got = _videos(pipeline, prompts, clip, steps)
         except NonFiniteOutputError as error:
             raise QualityError(f"{error}; nothing was written") from error
-    scorer = ClipScorer(base.folder / CLIP, device="cpu")
+    scorer = ClipScorer(base.path / CLIP, device="cpu")
     quality = {
         "psnr": min(float(np.median(list(map(reconstruction_psnr, expected, got)))), _BEST_PSNR),
         "clip_text": _score(scorer, got, prompts),

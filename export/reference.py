@@ -29,9 +29,11 @@ class Reference:
 
 @torch.no_grad()
 def evaluate(module: nn.Module, contract: GraphContract, feeds: dict[str, np.ndarray]) -> Reference:
-    """Run a float32 module, which has one output."""
-    output = module(*(torch.from_numpy(feeds[spec.name]) for spec in contract.inputs))
-    return Reference(feeds, {contract.outputs[0].name: output.numpy()})
+    """Run a float32 module."""
+    results = module(*(torch.from_numpy(feeds[spec.name]) for spec in contract.inputs))
+    results = (results,) if isinstance(results, torch.Tensor) else results
+    outputs = {spec.name: result.numpy() for spec, result in zip(contract.outputs, results, strict=True)}
+    return Reference(feeds, outputs)
 
 
 def picture(height: int, width: int, *, seed: int = 0) -> np.ndarray:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx_ir
 import onnxscript.optimizer
@@ -60,7 +62,7 @@ def export_graph(
             args,
             input_names=[spec.name for spec in contract.inputs],
             output_names=[spec.name for spec in contract.outputs],
-            dynamic_shapes=tuple(contract.dynamic_shapes().values()),
+            dynamic_shapes=_by_parameter(module, list(contract.dynamic_shapes().values())),
             opset_version=opset,
             dynamo=True,
             optimize=False,
@@ -79,6 +81,15 @@ def export_graph(
     path = folder / GRAPH_FILE
     onnx_ir.save(model, path)
     return ExportedGraph(path, stored)
+
+
+def _by_parameter(module: nn.Module, shapes: list[Any]) -> tuple[Any, ...]:
+    """Dynamic shapes of all arguments as ``torch.export`` wants them: those of ``*args`` are one tuple."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    count = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
+    rest = tuple(shapes[count:])
+    takes_more = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
+    return (*shapes[:count], rest) if takes_more and rest else tuple(shapes)
 
 
 def _externalise(model: onnx_ir.Model, names: Sequence[str], folder: Path, file: str) -> tuple[StoredTensor, ...]:

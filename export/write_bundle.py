@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from tav_sdk.bundle import (
     REFERENCES,
     SCHEDULER,
     TOKENIZER,
+    UNET,
     GraphEntry,
     Manifest,
     TensorEntry,
@@ -24,7 +25,7 @@ from tav_sdk.bundle import (
     file_entries,
     write_manifest,
 )
-from tav_sdk.errors import BaseModelError
+from tav_sdk.engines.base import TensorSpec
 from tav_sdk.export import graphs
 from tav_sdk.export.clip_bundle import provenance
 from tav_sdk.export.int8 import quantize
@@ -33,6 +34,7 @@ from tav_sdk.export.precision import HALF, INT8, graph_precision, kept_islands, 
 from tav_sdk.export.quality import QUALITY_TOLERANCES, check_edit_quality
 from tav_sdk.export.reference import evaluate, picture
 from tav_sdk.export.to_onnx import export_graph
+from tav_sdk.export.untuned import untuned_weights, write_untuned
 from tav_sdk.files import check_new, new_folder
 from tav_sdk.progress import Callback, StepProgress, report
 from tav_sdk.training.base import BaseModel
@@ -46,7 +48,10 @@ def export_bundle(
     out: str | Path,
     *,
     precision: str = "fp32",
+    control: bool = False,
     base: str | Path | None = None,
+    loras: Sequence[str | Path] | None = None,
+    tokenizer: str | Path | None = None,
     parity: bool = True,
     quality: bool = True,
     allow_pickle: bool = False,
@@ -63,7 +68,10 @@ def export_bundle(
         out: the bundle's folder; appears when all is done.
         precision: what the U-Net computes in, ``fp32``, ``fp16``, ``bf16``, or ``int8``, for the CPU; the manifest says
             of every graph what it computes in, and which parts are kept in float32. Inputs and outputs are float32.
-        base: the base model's folder, if it is no longer where the run was tuned.
+        control: let the U-Net take a ControlNet's residuals; costs their addition at each step of every edit.
+        base: the base model, if it is no longer where the run was tuned.
+        loras: its LoRAs, ``FILE:SCALE`` in the same order, if they are no longer where they were.
+        tokenizer: its tokenizer's folder, if that is no longer where it was.
         parity: compare each graph with its model, here on the CPU; without, :func:`tav_sdk.verify.verify` does it on a
             machine that has the memory for it.
         quality: compare edits in low precision, where the base has its own CLIP; see
@@ -79,7 +87,7 @@ def export_bundle(
     Raises:
         ConfigError: the precision is unknown.
         CheckpointError: the run is unfinished or damaged.
-        BaseModelError: the base is missing, or not the one that the run was tuned on.
+        BaseModelError: the base is missing, or it or a LoRA is not the one that the run was tuned on.
         ParityError: a graph does not compute what its model does, or the precision is too coarse for it.
         QualityError: the same of edits.
         OutputError: ``out`` is not empty, or cannot be written.
@@ -89,14 +97,9 @@ def export_bundle(
     check_new(out, overwrite=overwrite)
     run = run if isinstance(run, Run) else load_run(run)
     config = run.config
-    model = BaseModel(Path(base or config.base), allow_pickle=allow_pickle or config.allow_pickle)
-    if model.sha256 != run.record["base"]["sha256"]:
-        raise BaseModelError(
-            f"{model.folder} is not the base that the run {run.folder} was tuned on: expected sha256 "
-            f"{run.record['base']['sha256'][:12]}..., got {model.sha256[:12]}...; give that one with --base"
-        )
+    model = BaseModel.of_run(run, base, loras=loras, tokenizer=tokenizer, allow_pickle=allow_pickle)
     with new_folder(out, overwrite=overwrite) as folder:
-        entries = _Exporter(run, model, folder, precision, parity, callback).export()
+        entries = _Exporter(run, model, folder, precision, control, parity, callback).export()
         (folder / TOKENIZER).mkdir()
         model.load_tokenizer().save(folder / TOKENIZER)
         (folder / SCHEDULER).parent.mkdir()
@@ -130,10 +133,17 @@ class _Exporter:
     """The four graphs of one bundle."""
 
     def __init__(
-        self, run: Run, base: BaseModel, folder: Path, precision: str, parity: bool, callback: Callback | None
+        self,
+        run: Run,
+        base: BaseModel,
+        folder: Path,
+        precision: str,
+        control: bool,
+        parity: bool,
+        callback: Callback | None,
     ) -> None:
         self.run, self.base, self.folder, self.callback = run, base, folder, callback
-        self.precision, self.parity = precision, parity
+        self.precision, self.control, self.parity = precision, control, parity
         self.entries: dict[str, GraphEntry] = {}
 
     def export(self) -> dict[str, GraphEntry]:
@@ -167,12 +177,21 @@ class _Exporter:
         self._export(graphs.VaeDecoderGraph(base.load_vae()), graphs.vae_decoder_contract(**size), latent_sample=clean)
         gc.collect()
         unet = inflate(base.load_unet(), config.inflation, config.num_frames).eval()
+        untuned = untuned_weights(unet)
         load_delta(unet, self.run.delta_path)
+        latents = {
+            "num_frames": config.num_frames,
+            "height": config.height // base.vae_scale_factor,
+            "width": config.width // base.vae_scale_factor,
+        }
+        residuals = ()
+        if self.control:
+            config_of = dict(unet.config)
+            residuals = graphs.residual_specs(config_of["block_out_channels"], config_of["layers_per_block"], **latents)
         contract = graphs.unet_contract(
             channels=int(base.configs["unet"]["in_channels"]),
-            num_frames=config.num_frames,
-            height=config.height // base.vae_scale_factor,
-            width=config.width // base.vae_scale_factor,
+            **latents,
+            residuals=residuals,
             num_tokens=tokenizer.model_max_length,
             text_width=text_width,
             num_timesteps=base.schedule.num_train_timesteps,
@@ -187,7 +206,11 @@ class _Exporter:
             sample=base.schedule.add_noise(video, noise, timestep),
             timestep=np.asarray(timestep),
             encoder_hidden_states=states,
+            **{spec.name: _small(spec) for spec in residuals},
         )
+        entry = self.entries[UNET]
+        stored = write_untuned(untuned, entry.tuned, self.folder / UNET)
+        self.entries[UNET] = entry.model_copy(update={"untuned": stored})
         return self.entries
 
     def _export(
@@ -226,3 +249,10 @@ class _Exporter:
             StepProgress("export", len(self.entries), len(GRAPHS), metrics={"graph": contract.name}),
         )
         return reference.outputs[contract.outputs[0].name]
+
+
+def _small(spec: TensorSpec) -> np.ndarray:
+    """A ControlNet's residual as it might be, for one video; seeded by its name."""
+    shape = [1 if isinstance(axis, str) else axis for axis in spec.shape]
+    rng = np.random.default_rng(list(spec.name.encode()))
+    return 0.1 * rng.standard_normal(shape, dtype=np.float32)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from tav_sdk.adapter import is_in_base, scale_adapter
 from tav_sdk.engines.base import Graph, TensorSpec, Weights
 from tav_sdk.errors import BundleError, BundleVersionError, ConfigError
 from tav_sdk.files import sha256_of, write_text
@@ -27,11 +28,17 @@ TOKENIZER = "tokenizer"
 SCHEDULER = "scheduler/scheduler_config.json"
 TEXT_ENCODER, VAE_ENCODER, VAE_DECODER, UNET = "text_encoder", "vae_encoder", "vae_decoder", "unet"
 GRAPHS = (TEXT_ENCODER, VAE_ENCODER, VAE_DECODER, UNET)
+CONTROLNET = "controlnet"
+"""A graph that no bundle has: it is exported by itself, see :mod:`tav_sdk.controlnet`."""
+DOWN_RESIDUAL, MID_RESIDUAL = "down_block_additional_residual", "mid_block_additional_residual"
+"""Inputs of a U-Net that takes a ControlNet's residuals; the former with a number each."""
 GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx_data"
 """Weights of a graph; of the U-Net, those that tuning leaves alone."""
 TUNED_FILE = "tuned.onnx_data"
 """The U-Net's tuned weights, so that clips on one base differ in this file alone."""
+UNTUNED_FILE = "untuned.safetensors"
+"""The base's values of the tuned weights that it has, beside :data:`TUNED_FILE`; equal for all clips on one base."""
 REFERENCES = "reference"
 """Folder of one ``GRAPH.npz`` a graph: an input, and what the float32 model gave for it; see :mod:`tav_sdk.verify`."""
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -58,18 +65,20 @@ def check_precision(precision: str) -> None:
         raise ConfigError(f"there is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a manifest: unknown keys are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class FileEntry(_Strict):
+class FileEntry(Strict):
     """Size in bytes and SHA-256 of a file."""
 
     size: int
     sha256: str
 
 
-class TensorEntry(_Strict):
+class TensorEntry(Strict):
     """A graph's input or output; see :class:`~tav_sdk.engines.base.TensorSpec`."""
 
     name: str
@@ -82,7 +91,7 @@ class TensorEntry(_Strict):
         return TensorSpec(self.name, self.dtype, self.shape)
 
 
-class StoredTensor(_Strict):
+class StoredTensor(Strict):
     """A tensor's name, dtype and shape, and where its bytes lie in a file."""
 
     name: str
@@ -97,7 +106,7 @@ class StoredTensor(_Strict):
         return TensorSpec(self.name, self.dtype, self.shape)
 
 
-class GraphEntry(_Strict):
+class GraphEntry(Strict):
     """A graph's contract.
 
     Attributes:
@@ -110,6 +119,7 @@ class GraphEntry(_Strict):
         kept: the parts that compute in float32 whatever the precision is.
         axes: the lengths in use of each dynamic axis.
         tuned: where the tuned weights lie in :data:`TUNED_FILE` beside the graph.
+        untuned: where the base's values of them lie in :data:`UNTUNED_FILE`; none in bundles of before there was one.
     """
 
     file: str
@@ -121,6 +131,7 @@ class GraphEntry(_Strict):
     kept: tuple[str, ...] = ()
     axes: dict[str, tuple[int, ...]] = {}
     tuned: tuple[StoredTensor, ...] = ()
+    untuned: tuple[StoredTensor, ...] = ()
 
 
 class _Base(BaseModel):
@@ -145,7 +156,7 @@ class _Provenance(BaseModel):
     tuning: _Tuning
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """``manifest.json``: what a bundle holds, for whom, and where it came from.
 
     Attributes:
@@ -198,7 +209,96 @@ class Manifest(_Strict):
         return (1, self.latent_channels, self.num_frames, self.height // factor, self.width // factor)
 
 
-class Bundle:
+class GraphFolder:
+    """A folder of graphs and other files, of which a manifest that has been read knows the hashes.
+
+    Args:
+        kind: what it is, for messages.
+        folder: where it is.
+        files: size and hash of every file.
+        graphs: its graphs by name.
+        verify: compare every file's size and hash.
+
+    Raises:
+        BundleError: it is damaged, or a path in it leaves the folder.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        folder: Path,
+        files: Mapping[str, FileEntry],
+        graphs: Mapping[str, GraphEntry],
+        *,
+        verify: bool,
+    ) -> None:
+        self.kind, self.folder = kind, folder
+        self._files, self._graphs = files, graphs
+        for path, entry in files.items():
+            self._check_file(path, entry, verify=verify)
+        for graph in graphs.values():
+            self.path(graph.file)
+
+    def path(self, relative: str) -> Path:
+        """Where a file of the folder lies.
+
+        Raises:
+            BundleError: the path leaves the folder, or the manifest has no hash for it.
+        """
+        pure = PurePosixPath(relative)
+        inside = not pure.is_absolute() and ".." not in pure.parts and "\\" not in relative and ":" not in relative
+        path = self.folder / relative
+        if "\0" in relative or not inside or not path.resolve().is_relative_to(self.folder.resolve()):
+            raise BundleError(
+                f"the {self.kind} {self.folder} names {relative!r}, which leaves its folder; do not use it"
+            )
+        if relative not in self._files:
+            raise BundleError(
+                f"the {self.kind} {self.folder} uses {relative!r}, which its manifest does not list; export it again"
+            )
+        return path
+
+    def graph(self, name: str) -> Graph:
+        """A graph as an engine opens it."""
+        entry = self._graphs[name]
+        return Graph(
+            name=name,
+            path=self.path(entry.file),
+            inputs=tuple(tensor.spec for tensor in entry.inputs),
+            outputs=tuple(tensor.spec for tensor in entry.outputs),
+            precision=entry.precision,
+            axes=entry.axes,
+            tuned=tuple(tensor.spec for tensor in entry.tuned),
+            key=self._key(entry.file),
+        )
+
+    def _key(self, file: str) -> str:
+        """SHA-256 of a graph and of its weights, the clip's own left out."""
+        folder = PurePosixPath(file).parent.as_posix()
+        parts = sorted(
+            f"{path} {entry.sha256}"
+            for path, entry in self._files.items()
+            if path.startswith(f"{folder}/") and not path.endswith((f"/{TUNED_FILE}", f"/{UNTUNED_FILE}"))
+        )
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def _check_file(self, relative: str, entry: FileEntry, *, verify: bool) -> None:
+        path = self.path(relative)
+        if not path.is_file():
+            raise BundleError(f"the {self.kind} {self.folder} lacks {relative}; copy it completely or export it again")
+        if (size := path.stat().st_size) != entry.size:
+            raise BundleError(
+                f"{relative} in the {self.kind} {self.folder} was changed: expected {entry.size} bytes, got {size}; "
+                "copy it completely or export it again"
+            )
+        if verify and (got := sha256_of(path)) != entry.sha256:
+            raise BundleError(
+                f"{relative} in the {self.kind} {self.folder} was changed: expected sha256 {entry.sha256[:12]}..., got "
+                f"{got[:12]}...; copy it again or export it again"
+            )
+
+
+class Bundle(GraphFolder):
     """A bundle folder whose manifest has been read and checked.
 
     Args:
@@ -211,59 +311,47 @@ class Bundle:
     """
 
     def __init__(self, folder: str | Path, *, verify: bool = True) -> None:
-        self.folder = Path(folder)
-        self.manifest = _read_manifest(self.folder)
-        for path, entry in self.manifest.files.items():
-            self._check_file(path, entry, verify=verify)
+        folder = Path(folder)
+        self.manifest = _read_manifest(folder)
+        super().__init__("bundle", folder, self.manifest.files, self.manifest.graphs, verify=verify)
         for name in GRAPHS:
             if name not in self.manifest.graphs:
                 raise BundleError(f"the bundle {self.folder} has no {name} graph; export it again")
-            self.path(self.manifest.graphs[name].file)
 
-    def path(self, relative: str) -> Path:
-        """Where a file of the bundle lies.
+    @property
+    def residuals(self) -> tuple[TensorSpec, ...]:
+        """What the U-Net takes of a ControlNet; none if it was exported without control."""
+        inputs = (tensor.spec for tensor in self.manifest.graphs[UNET].inputs)
+        return tuple(spec for spec in inputs if spec.name.startswith((DOWN_RESIDUAL, MID_RESIDUAL)))
 
-        Raises:
-            BundleError: the path leaves the folder, or the manifest has no hash for it.
-        """
-        pure = PurePosixPath(relative)
-        inside = not pure.is_absolute() and ".." not in pure.parts and "\\" not in relative and ":" not in relative
-        path = self.folder / relative
-        if "\0" in relative or not inside or not path.resolve().is_relative_to(self.folder.resolve()):
-            raise BundleError(f"the bundle {self.folder} names {relative!r}, which leaves its folder; do not use it")
-        if relative not in self.manifest.files:
-            raise BundleError(
-                f"the bundle {self.folder} uses {relative!r}, which its manifest does not list; export it again"
-            )
-        return path
-
-    def graph(self, name: str) -> Graph:
-        """A graph as an engine opens it."""
-        entry = self.manifest.graphs[name]
-        return Graph(
-            name=name,
-            path=self.path(entry.file),
-            inputs=tuple(tensor.spec for tensor in entry.inputs),
-            outputs=tuple(tensor.spec for tensor in entry.outputs),
-            precision=entry.precision,
-            axes=entry.axes,
-            tuned=tuple(tensor.spec for tensor in entry.tuned),
-            key=self._key(entry.file),
-        )
-
-    def weights(self) -> Weights | None:
+    def weights(self, adapter_scale: float = 1.0) -> Weights | None:
         """The clip's tuned weights, read from disk as they are used; none in a bundle of format 1.
 
+        Args:
+            adapter_scale: how much of the tuning is used, see :mod:`tav_sdk.adapter`; other weights than the tuned ones
+                are made in memory.
+
         Raises:
-            BundleError: the manifest's places do not fit the file.
+            BundleError: the manifest's places do not fit a file, or the bundle lacks what a scale other than 1 needs.
         """
         entry = self.manifest.graphs[UNET]
-        if not entry.tuned:
-            return None
-        relative = (PurePosixPath(entry.file).parent / TUNED_FILE).as_posix()
+        tuned = self._stored(entry, TUNED_FILE, entry.tuned) if entry.tuned else None
+        if adapter_scale == 1:
+            return tuned
+        names = {tensor.name for tensor in entry.tuned if is_in_base(tensor.name)}
+        if tuned is None or names != {tensor.name for tensor in entry.untuned}:
+            raise BundleError(
+                f"the bundle {self.folder} does not hold the base's own weights, which adapter_scale {adapter_scale:g} "
+                "needs; export its run again, or leave the scale at 1"
+            )
+        return scale_adapter(tuned, self._stored(entry, UNTUNED_FILE, entry.untuned), adapter_scale)
+
+    def _stored(self, entry: GraphEntry, file: str, stored: tuple[StoredTensor, ...]) -> Weights:
+        """Tensors in a file beside a graph, where they are on disk."""
+        relative = (PurePosixPath(entry.file).parent / file).as_posix()
         data = np.memmap(self.path(relative), dtype=np.uint8, mode="r")
         tensors = {}
-        for tensor in entry.tuned:
+        for tensor in stored:
             dtype = np.dtype("uint16" if tensor.dtype == "bfloat16" else tensor.dtype)
             stop = tensor.offset + tensor.length
             if stop > data.size or tensor.length != dtype.itemsize * int(np.prod(tensor.shape)):
@@ -273,35 +361,10 @@ class Bundle:
             tensors[tensor.name] = data[tensor.offset : stop].view(dtype).reshape(tensor.shape)
         return Weights(self.manifest.files[relative].sha256, tensors)
 
-    def _key(self, file: str) -> str:
-        """SHA-256 of a graph and of its weights, the clip's own left out."""
-        folder = PurePosixPath(file).parent.as_posix()
-        parts = sorted(
-            f"{path} {entry.sha256}"
-            for path, entry in self.manifest.files.items()
-            if path.startswith(f"{folder}/") and not path.endswith(f"/{TUNED_FILE}")
-        )
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
     @property
     def schedule(self) -> DDIMSchedule:
         """The base's noise schedule."""
         return DDIMSchedule.from_config(json.loads(self.path(SCHEDULER).read_text(encoding="utf-8")))
-
-    def _check_file(self, relative: str, entry: FileEntry, *, verify: bool) -> None:
-        path = self.path(relative)
-        if not path.is_file():
-            raise BundleError(f"the bundle {self.folder} lacks {relative}; copy it completely or export it again")
-        if (size := path.stat().st_size) != entry.size:
-            raise BundleError(
-                f"{relative} in the bundle {self.folder} was changed: expected {entry.size} bytes, got {size}; "
-                "copy it completely or export it again"
-            )
-        if verify and (got := sha256_of(path)) != entry.sha256:
-            raise BundleError(
-                f"{relative} in the bundle {self.folder} was changed: expected sha256 {entry.sha256[:12]}..., got "
-                f"{got[:12]}...; copy it again or export it again"
-            )
 
 
 def check_same_base(mine: Bundle, other: Bundle) -> None:

@@ -40,7 +40,7 @@ from tav_sdk.files import new_folder, sha256_of, write_text
 
 ROOT_VARIABLE = "TAV_CACHE"
 """Environment variable: the folder of all caches."""
-LIMITS: Mapping[str, int] = {"engines": 20 * 10**9, "inversions": 10**9}
+LIMITS: Mapping[str, int] = {"engines": 20 * 10**9, "inversions": 10**9, "controlnets": 10 * 10**9}
 """Every kind of cache, and how many bytes it may take unless ``TAV_CACHE_SIZE_<KIND>`` says otherwise."""
 ENTRY = "entry.json"
 
@@ -155,7 +155,7 @@ class Cache:
     The caller's threads, and other processes, may use the same cache at the same time.
 
     Args:
-        kind: ``engines`` or ``inversions``.
+        kind: one of :data:`LIMITS`.
         root: the folder of all caches; by default :func:`cache_root`.
         max_bytes: how much the cache may take; by default :func:`size_limit`. One entry that is larger is kept until
             the next one is made.

@@ -24,11 +24,12 @@ import numpy as np
 
 from tav_sdk.cache import Cache, cache_key
 from tav_sdk.errors import TavError
-from tav_sdk.inversion import Inversion
+from tav_sdk.inversion import Correction, Inversion
 
-METHOD = 1
+METHOD = 2
 """To be raised when the same facts come to give other latents, so that what was kept before is not found again."""
 
+OFFSETS = "offsets.npy"
 _HARMLESS = (TavError, OSError, ValueError, EOFError)
 
 _log = logging.getLogger(__name__)
@@ -50,6 +51,9 @@ class InversionFacts:
         prompt: what the clip is inverted with.
         num_inversion_steps: U-Net evaluations.
         seed: of the draw from the VAE's posterior; ``None`` for its mean.
+        adapter_scale: how much of the tuning is used.
+        correction: how edits are kept near the clip.
+        control: what steered the U-Net, if anything.
     """
 
     clip: str
@@ -63,6 +67,9 @@ class InversionFacts:
     prompt: str
     num_inversion_steps: int
     seed: int | None
+    adapter_scale: float
+    correction: Correction
+    control: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The facts as plain JSON values, with :data:`METHOD`."""
@@ -108,6 +115,8 @@ class InversionCache:
                     fps=fps,
                     prompt=facts.prompt,
                     num_inversion_steps=facts.num_inversion_steps,
+                    correction=facts.correction,
+                    offsets=_load(folder / OFFSETS, axes=6) if facts.correction == "direct" else None,
                 )
             finally:
                 self._cache.release(key)
@@ -121,6 +130,8 @@ class InversionCache:
         def make(folder: Path) -> None:
             np.save(folder / "latents.npy", inversion.latents, allow_pickle=False)
             np.save(folder / "source_latents.npy", inversion.source_latents, allow_pickle=False)
+            if inversion.offsets is not None:
+                np.save(folder / OFFSETS, inversion.offsets, allow_pickle=False)
 
         if self._cache is None:
             return
@@ -132,13 +143,13 @@ class InversionCache:
             _log.warning("the inversion is not kept: %s", error)
 
 
-def _load(path: Path) -> np.ndarray:
-    """Latents ``(1, c, f, h, w)`` float32.
+def _load(path: Path, axes: int = 5) -> np.ndarray:
+    """Latents ``(1, c, f, h, w)`` float32, or offsets ``(n, 1, c, f, h, w)``.
 
     Raises:
         ValueError: the file holds something else.
     """
     array = np.load(path, allow_pickle=False)
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.ndim != 5:
-        raise ValueError(f"{path}: expected float32 latents with 5 axes, got {array!r:.80}")
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.ndim != axes:
+        raise ValueError(f"{path}: expected float32 latents with {axes} axes, got {array!r:.80}")
     return array

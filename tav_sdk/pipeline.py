@@ -9,6 +9,7 @@ from types import TracebackType
 
 import numpy as np
 
+from tav_sdk.adapter import check_adapter_scale
 from tav_sdk.bundle import (
     GRAPHS,
     TEXT_ENCODER,
@@ -23,14 +24,15 @@ from tav_sdk.bundle import (
     check_same_base,
 )
 from tav_sdk.cache import cache_key
+from tav_sdk.controlnet import Control, no_residuals
 from tav_sdk.engines.base import Engine, TensorSpec
 from tav_sdk.engines.select import choose_engine
 from tav_sdk.engines.shared import SharedEngine
 from tav_sdk.errors import InputError
 from tav_sdk.frames import to_frames, to_pixels
-from tav_sdk.inversion import Inversion, ddim_invert
+from tav_sdk.inversion import Correction, Inversion, check_correction, ddim_invert, direct_offsets
 from tav_sdk.inversion_cache import InversionCache, InversionFacts
-from tav_sdk.progress import Callback, StepProgress, report
+from tav_sdk.progress import Callback, StepProgress, UNet, report
 from tav_sdk.sampling import ddim_sample
 from tav_sdk.schedule import DDIMSchedule
 from tav_sdk.text import Tokenizer
@@ -49,9 +51,12 @@ class Pipeline:
         engines: engines by graph name that run in place of the bundle's graphs, such as the reference in PyTorch. They
             stay the caller's: :meth:`close` leaves them open.
         cache: keep inversions on disk, for this user alone, and take them from there; see :mod:`tav_sdk.cache`.
+        adapter_scale: how much of the tuning is used, as in :func:`load`.
 
     Raises:
-        InputError: one of ``engines`` is for no graph of a bundle, or takes or returns something else than the graph.
+        InputError: one of ``engines`` is for no graph of a bundle, or takes or returns something else than the graph;
+            or ``adapter_scale`` is out of range, or not 1 with a U-Net's engine that was given.
+        BundleError: the bundle does not hold what an ``adapter_scale`` other than 1 needs.
         EngineError: ``engine`` does not work on this machine; it is not looked at if ``engines`` has all graphs.
 
     Attributes:
@@ -68,6 +73,7 @@ class Pipeline:
         engine: str = "auto",
         engines: Mapping[str, Engine] | None = None,
         cache: bool = True,
+        adapter_scale: float = 1.0,
     ) -> None:
         self._given = dict(engines or {})
         for graph, given in self._given.items():
@@ -82,7 +88,7 @@ class Pipeline:
         self.manifest: Manifest = bundle.manifest
         self.schedule: DDIMSchedule = bundle.schedule
         self._bundle = bundle
-        self._weights = bundle.weights()
+        self.adapter_scale = adapter_scale
         self._tokenizer = Tokenizer.from_folder(bundle.folder / TOKENIZER)
         self._engines: dict[str, SharedEngine] = {}
         self._inversions = InversionCache() if cache else None
@@ -107,11 +113,37 @@ class Pipeline:
         while self._engines:
             self._engines.popitem()[1].close()
 
+    @property
+    def adapter_scale(self) -> float:
+        """How much of the tuning is used, as in :func:`load`; it may be set, and costs no new engine.
+
+        Raises:
+            InputError: it is out of range, or not 1 with a U-Net's engine that was given to the pipeline.
+            BundleError: the bundle does not hold what a scale other than 1 needs.
+        """
+        return self._adapter_scale
+
+    @adapter_scale.setter
+    def adapter_scale(self, scale: float) -> None:
+        scale = check_adapter_scale(scale)
+        if scale != 1 and UNET in self._given:
+            raise InputError(
+                f"the pipeline was given its unet engine, whose weights are fixed: adapter_scale must be 1, got {scale}"
+            )
+        self._weights = self._bundle.weights(scale)
+        self._adapter_scale = scale
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle whose weights are in use."""
+        return self._bundle
+
     def swap(self, bundle: str | Path | Bundle, *, verify: bool = True) -> None:
         """Go on with another clip's tuned weights on the same engines.
 
         The other bundle has the same base, options and size: best one that was exported with ``tav export RUN --bundle
-        THIS``. Swapping back gives bit-identical results. After an error the pipeline is as it was.
+        THIS``. Swapping back gives bit-identical results. The adapter scale stays. After an error the pipeline is as
+        it was.
 
         Args:
             bundle: the other clip's bundle.
@@ -125,7 +157,7 @@ class Pipeline:
             raise InputError("the pipeline was given its unet engine, whose weights are fixed; make another pipeline")
         other = bundle if isinstance(bundle, Bundle) else Bundle(bundle, verify=verify)
         check_same_base(self._bundle, other)
-        weights = other.weights()
+        weights = other.weights(self.adapter_scale)
         self._bundle, self._weights, self.manifest = other, weights, other.manifest
 
     # -- the main job --------------------------------------------------------------------------------------------
@@ -137,6 +169,8 @@ class Pipeline:
         prompt: str | None = None,
         num_inversion_steps: int | None = None,
         seed: int | None = None,
+        correction: Correction = "none",
+        control: Control | None = None,
         callback: Callback | None = None,
     ) -> Inversion:
         """DDIM inversion of a clip (paper, section 4.3); one that was made before comes from the cache.
@@ -144,14 +178,20 @@ class Pipeline:
         Args:
             clip: as many frames, and as high and wide, as the bundle takes.
             prompt: what to invert with; by default what the base does best with (:attr:`Manifest.invert_with`): the
-                empty prompt as in the released code, or the tuned clip's caption.
+                empty prompt as in the released code, or the tuned clip's caption; the caption if ``correction`` is
+                ``negative-prompt``.
             num_inversion_steps: U-Net evaluations, in [1, T]; by default :attr:`Manifest.num_inference_steps`.
             seed: draw the clip's latents from the VAE's posterior with this seed, as the released code does; by
                 default its mean is taken.
-            callback: called after each step of ``encode`` and ``inversion``; ``False`` cancels.
+            correction: how edits are kept near the clip, see :class:`~tav_sdk.inversion.Inversion`:
+                ``negative-prompt``, which costs nothing, ``direct``, which costs one more U-Net evaluation a step here
+                and nothing in an edit, or ``none``.
+            control: what steers the U-Net here, too; by default nothing does, and only the edit is steered.
+            callback: called after each step of ``encode``, ``inversion`` and ``correction``; ``False`` cancels.
 
         Raises:
-            InputError: the clip's size or frame count differs from the bundle's, or a number is out of range.
+            InputError: the clip's size or frame count differs from the bundle's, a number is out of range, the
+                correction is unknown, or it is ``negative-prompt`` and the prompt is empty.
             EngineError: an engine failed.
             CancelledError: the callback returned ``False``.
         """
@@ -160,23 +200,43 @@ class Pipeline:
             num_inversion_steps = self.manifest.num_inference_steps
         if not 1 <= num_inversion_steps <= total:
             raise InputError(f"num_inversion_steps must be between 1 and {total}, got {num_inversion_steps}")
+        check_correction(correction)
         if prompt is None:
-            prompt = self.manifest.prompt if self.manifest.invert_with == "caption" else ""
+            caption = self.manifest.invert_with == "caption" or correction == "negative-prompt"
+            prompt = self.manifest.prompt if caption else ""
+        if correction == "negative-prompt" and not prompt.strip():
+            raise InputError(
+                "the correction negative-prompt needs an inversion with the clip's caption: expected a prompt that "
+                f"says what the clip shows, got {prompt!r}"
+            )
         self._check_clip(clip)
-        facts = self._inversion_facts(clip, prompt, num_inversion_steps, seed)
+        unet = self._controlled(control)
+        facts = self._inversion_facts(clip, prompt, num_inversion_steps, seed, correction, control)
         if self._inversions and facts and (kept := self._inversions.find(facts, fps=clip.fps)):
             steps = num_inversion_steps
             report(callback, StepProgress("inversion", steps, steps, metrics={"from": "the cache"}))
             return kept
         source = self.encode(clip, seed=seed, callback=callback)
         states = self.encode_prompt(prompt)
-        latents = ddim_invert(self._unet, source, states, self.schedule, num_inversion_steps, callback)
+        trajectory = [source]
+
+        def record(step: StepProgress) -> bool | None:
+            if correction == "direct":
+                trajectory.append(np.asarray(step.latents))
+            return None if callback is None else callback(step)
+
+        latents = ddim_invert(unet, source, states, self.schedule, num_inversion_steps, record)
+        offsets = None
+        if correction == "direct":
+            offsets = direct_offsets(unet, np.stack(trajectory), states, self.schedule, callback)
         inversion = Inversion(
             latents=latents,
             source_latents=source,
             fps=clip.fps,
             prompt=prompt,
             num_inversion_steps=num_inversion_steps,
+            correction=correction,
+            offsets=offsets,
         )
         if self._inversions and facts:
             self._inversions.keep(facts, inversion)
@@ -190,25 +250,41 @@ class Pipeline:
         negative_prompt: str = "",
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        control: Control | None = None,
         callback: Callback | None = None,
     ) -> Video:
         """Sample a new video for ``prompt`` from an inverted clip, with classifier-free guidance.
 
         Args:
             prompt: what the video is to show, at most 77 tokens; one that is too long is cut with a warning.
-            inversion: from :meth:`invert`.
-            negative_prompt: what it is not to show.
-            num_inference_steps: DDIM steps, in [1, T]; by default :attr:`Manifest.num_inference_steps`.
+            inversion: from :meth:`invert`, whose correction is applied.
+            negative_prompt: what it is not to show; not with the correction ``negative-prompt``, which has the clip's
+                caption there.
+            num_inference_steps: DDIM steps, in [1, T]; by default :attr:`Manifest.num_inference_steps`. With the
+                correction ``direct`` as many as the inversion took, by default too.
             guidance_scale: at most 1 switches guidance off, which halves the work; by default what the base is best
                 edited with, :attr:`Manifest.guidance_scale`.
+            control: a control video and the ControlNet that follows it; the bundle has to be one that was exported with
+                control.
             callback: called after each step of ``sampling`` and ``decode``; ``False`` cancels.
 
         Raises:
+            BundleError: the U-Net takes no control, or the ControlNet is for another base.
             PromptError: the prompt is no string.
-            InputError: the inversion is of another bundle's shape, or a number is out of range.
+            InputError: the inversion is of another bundle's shape, a number is out of range, or the inversion's
+                correction allows no negative prompt, or not so many steps.
             EngineError: an engine failed.
             CancelledError: the callback returned ``False``.
         """
+        if inversion.correction == "negative-prompt":
+            if negative_prompt:
+                raise InputError(
+                    "the correction negative-prompt has the inversion's prompt in the negative prompt's place, got "
+                    f"{negative_prompt!r} for it, too; leave one of them out"
+                )
+            negative_prompt = inversion.prompt
+        if inversion.offsets is not None and num_inference_steps is None:
+            num_inference_steps = inversion.num_inversion_steps
         return self._sample(
             prompt,
             negative_prompt,
@@ -217,6 +293,8 @@ class Pipeline:
             num_inference_steps,
             guidance_scale,
             callback,
+            inversion.offsets,
+            control,
         )
 
     def generate(
@@ -228,6 +306,7 @@ class Pipeline:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         fps: float | None = None,
+        control: Control | None = None,
         callback: Callback | None = None,
     ) -> Video:
         """Sample a video for ``prompt`` from noise, with the tuned clip's motion but not its layout.
@@ -240,7 +319,16 @@ class Pipeline:
         """
         noise = _noise(self.manifest.latents_shape, seed)
         rate = float(self.manifest.provenance["clip"]["fps"]) if fps is None else fps
-        return self._sample(prompt, negative_prompt, noise, rate, num_inference_steps, guidance_scale, callback)
+        return self._sample(
+            prompt,
+            negative_prompt,
+            noise,
+            rate,
+            num_inference_steps,
+            guidance_scale,
+            callback,
+            control=control,
+        )
 
     # -- its parts -----------------------------------------------------------------------------------------------
 
@@ -287,7 +375,15 @@ class Pipeline:
                 "tune and export at the clip's size"
             )
 
-    def _inversion_facts(self, clip: Video, prompt: str, num_steps: int, seed: int | None) -> InversionFacts | None:
+    def _inversion_facts(
+        self,
+        clip: Video,
+        prompt: str,
+        num_steps: int,
+        seed: int | None,
+        correction: Correction,
+        control: Control | None,
+    ) -> InversionFacts | None:
         """What an inversion follows from; ``None`` where an engine was given, of whose weights nothing is known."""
         graphs = (TEXT_ENCODER, VAE_ENCODER, UNET)
         if not self._given.keys().isdisjoint(graphs):
@@ -305,6 +401,9 @@ class Pipeline:
             prompt=prompt,
             num_inversion_steps=num_steps,
             seed=seed,
+            adapter_scale=self.adapter_scale,
+            correction=correction,
+            control=None if control is None else control.facts,
         )
 
     def _sample(
@@ -316,7 +415,10 @@ class Pipeline:
         num_inference_steps: int | None,
         guidance_scale: float | None,
         callback: Callback | None,
+        offsets: np.ndarray | None = None,
+        control: Control | None = None,
     ) -> Video:
+        unet = self._controlled(control)
         if num_inference_steps is None:
             num_inference_steps = self.manifest.num_inference_steps
         if guidance_scale is None:
@@ -326,13 +428,36 @@ class Pipeline:
         states = self.encode_prompt(prompt)
         negative = self.encode_prompt(negative_prompt) if guidance_scale > 1 else None
         clean = ddim_sample(
-            self._unet, latents, states, negative, self.schedule, num_inference_steps, float(guidance_scale), callback
+            unet,
+            latents,
+            states,
+            negative,
+            self.schedule,
+            num_inference_steps,
+            float(guidance_scale),
+            callback,
+            offsets=offsets,
         )
         return self.decode(clean, fps=fps, callback=callback)
 
-    def _unet(self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:
-        outputs = self._run(UNET, sample=sample, timestep=timestep, encoder_hidden_states=encoder_hidden_states)
-        return outputs["out_sample"]
+    def _controlled(self, control: Control | None) -> UNet:
+        """The U-Net as the loops take it."""
+        if control is None:
+            return self._unet
+        control.controlnet.check_fits(self._bundle)
+        return control.of(self._unet)
+
+    def _unet(
+        self,
+        sample: np.ndarray,
+        timestep: np.ndarray,
+        encoder_hidden_states: np.ndarray,
+        residuals: Mapping[str, np.ndarray] | None = None,
+    ) -> np.ndarray:
+        if residuals is None:
+            residuals = no_residuals(self._bundle.residuals, len(sample))
+        inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": encoder_hidden_states}
+        return self._run(UNET, **inputs, **residuals)["out_sample"]
 
     def _run(self, graph: str, **feeds: np.ndarray) -> dict[str, np.ndarray]:
         if graph in self._given:
@@ -365,7 +490,14 @@ def _listed(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(f"{spec.name} {spec}" for spec in specs)
 
 
-def load(bundle: str | Path, *, engine: str = "auto", verify: bool = True, cache: bool = True) -> Pipeline:
+def load(
+    bundle: str | Path,
+    *,
+    engine: str = "auto",
+    verify: bool = True,
+    cache: bool = True,
+    adapter_scale: float = 1.0,
+) -> Pipeline:
     """Open a bundle.
 
     Args:
@@ -374,9 +506,13 @@ def load(bundle: str | Path, *, engine: str = "auto", verify: bool = True, cache
             :data:`tav_sdk.engines.select.MODULES`.
         verify: compare the hash of every file with the manifest (about 1 s for 1 GB).
         cache: keep inversions on disk, and take them from there, so that a second edit of a clip starts at once.
+        adapter_scale: how much of the tuning is used, in [0, 2]: 0 is the base, which draws each frame by itself, 1 as
+            it was tuned; see :mod:`tav_sdk.adapter`.
 
     Raises:
-        BundleError: there is no bundle, it is damaged, or of a newer format.
+        InputError: ``adapter_scale`` is out of range.
+        BundleError: there is no bundle, it is damaged, or of a newer format, or does not hold what an ``adapter_scale``
+            other than 1 needs.
         EngineError: the engine does not work on this machine.
     """
-    return Pipeline(Bundle(bundle, verify=verify), engine=engine, cache=cache)
+    return Pipeline(Bundle(bundle, verify=verify), engine=engine, cache=cache, adapter_scale=adapter_scale)

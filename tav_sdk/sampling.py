@@ -18,6 +18,8 @@ def ddim_sample(
     num_inference_steps: int,
     guidance_scale: float,
     callback: Callback | None = None,
+    *,
+    offsets: np.ndarray | None = None,
 ) -> np.ndarray:
     """Run the deterministic DDIM process (eta 0) from noise to clean latents.
 
@@ -35,12 +37,15 @@ def ddim_sample(
         num_inference_steps: number of steps, in [1, T].
         guidance_scale: 7.5 to 12.5 is usual for Stable Diffusion; at most 1 switches guidance off.
         callback: called after every step with a :class:`~tav_sdk.progress.StepProgress`; ``False`` cancels.
+        offsets: ``(num_inference_steps, b, c, f, h, w)`` float32, added to the latents after each step, see
+            :func:`~tav_sdk.inversion.direct_offsets`.
 
     Returns:
         Clean latents ``(b, c, f, h, w)`` float32, still times the VAE's scaling factor.
 
     Raises:
-        InputError: ``num_inference_steps`` is out of range, or negative text states are missing.
+        InputError: ``num_inference_steps`` is out of range, negative text states are missing, or there is not one
+            offset a step.
         CancelledError: the callback returned ``False``.
     """
     latents = np.asarray(latents, dtype=np.float32)
@@ -51,6 +56,11 @@ def ddim_sample(
             raise InputError("guidance_scale above 1 needs negative_encoder_hidden_states: those of the empty prompt")
         states = np.concatenate([negative_encoder_hidden_states, encoder_hidden_states])  # (2 b, s, d)
     timesteps = schedule.timesteps(num_inference_steps)
+    if offsets is not None and len(offsets) != len(timesteps):
+        raise InputError(
+            f"num_inference_steps must be {len(offsets)}, as many as the clip was inverted with, got {len(timesteps)}: "
+            "the direct correction has an offset for each step of its inversion"
+        )
     for index, timestep in enumerate(timesteps):
         if guided:
             both = unet(np.concatenate([latents, latents]), np.asarray(timestep), states)  # (2 b, c, f, h, w)
@@ -59,5 +69,7 @@ def ddim_sample(
         else:
             noise_pred = unet(latents, np.asarray(timestep), states)
         latents = schedule.step(noise_pred, timestep, latents, num_inference_steps)
+        if offsets is not None:
+            latents = latents + offsets[index]
         report(callback, StepProgress("sampling", index + 1, len(timesteps), int(timestep), latents))
     return latents

@@ -1,6 +1,7 @@
 """The DDIM noise schedule in numpy, equal to diffusers' ``DDIMScheduler`` and ``DDIMInverseScheduler``.
 
-Song et al., "Denoising Diffusion Implicit Models" (ICLR 2021), equation 12 with eta 0.
+Song et al., "Denoising Diffusion Implicit Models" (ICLR 2021), equation 12 with eta 0. One thing is not diffusers': its
+inversion by velocity is not the inverse of its sampling, see :meth:`DDIMSchedule.inverse_step`.
 """
 
 from __future__ import annotations
@@ -142,9 +143,27 @@ class DDIMSchedule:
     ) -> np.ndarray:
         """One inversion step: ``latents`` from the level before ``timestep`` to that of ``timestep``.
 
-        ``noise_pred`` is the U-Net's output for the given latents at ``timestep``, the DESTINATION's.
+        ``noise_pred`` is the U-Net's output for the given latents at ``timestep``, the DESTINATION's. For that
+        prediction this is the inverse of :meth:`step`. (diffusers takes a velocity for that of the level that the
+        latents come from, which the U-Net was not asked for; inverting and sampling then shrinks even latents that a
+        perfect model leaves as they are, by 10 % in 25 steps.)
+
+        Raises:
+            InputError: a model that predicts velocities goes from no noise to nothing but noise in one step.
         """
         source = self.previous_timestep(timestep, num_inference_steps)
+        if self.prediction_type == "v_prediction":
+            # A sampling step by velocity turns by the angle between the levels: cos * latents - sin * velocity.
+            (cos_from, sin_from), (cos_to, sin_to) = (
+                (math.sqrt(alpha), math.sqrt(1 - alpha))
+                for alpha in (self.alpha_cumprod(source), self.alpha_cumprod(int(timestep)))
+            )
+            cos, sin = cos_to * cos_from + sin_to * sin_from, sin_to * cos_from - cos_to * sin_from
+            if cos < 1e-6:
+                raise InputError(
+                    "inversion by velocity cannot go from no noise to nothing but noise in one step; take at least 2"
+                )
+            return (latents + sin * noise_pred) / cos
         return self._move(noise_pred, latents, self.alpha_cumprod(source), self.alpha_cumprod(int(timestep)))
 
     def add_noise(self, latents: np.ndarray, noise: np.ndarray, timestep: int) -> np.ndarray:
@@ -166,6 +185,11 @@ class DDIMSchedule:
                 )
             pred_epsilon = (latents - root_alpha * pred_original) / root_beta
         else:
+            if alpha_from == 0.0:
+                raise InputError(
+                    "a model that predicts the noise says nothing about the sample where there is nothing but noise; "
+                    "set rescale_betas_zero_snr to False in the scheduler configuration, or prediction_type right"
+                )
             pred_original = (latents - root_beta * noise_pred) / root_alpha
             pred_epsilon = noise_pred
         return math.sqrt(alpha_to) * pred_original + math.sqrt(1 - alpha_to) * pred_epsilon

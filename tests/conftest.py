@@ -158,6 +158,18 @@ def tiny_bundle(made_once, tiny_run) -> Path:
     return made_once("bundle", make)
 
 
+@pytest.fixture(scope="session")
+def other_bundle(made_once, other_run, tiny_bundle) -> Path:
+    """``other_run`` on the graphs of ``tiny_bundle``; do not write into it."""
+
+    def make(path: Path) -> None:
+        from tav_sdk.export import export_clip
+
+        export_clip(other_run, path, bundle=tiny_bundle)
+
+    return made_once("other_bundle", make)
+
+
 @pytest.fixture
 def base_copy(tiny_base, tmp_path) -> Path:
     """A copy of ``tiny_base`` that a test may damage."""

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from benchmarks import ablation, pocket_edits, precision_edits
+from benchmarks import ablation, control_edits, inversion_variants, pocket_edits, precision_edits
 from benchmarks.pocket_classifier import Verdict
 from benchmarks.pocket_editing import KINDS, body_color, edits_of
 from tav_sdk.pocket import FOLDER, sample_clips
@@ -38,6 +38,24 @@ def test_body_color_is_that_around_the_judged_middle():
     verdict = Verdict(subject="car", background="grass", style="plain", center=(0.7, 0.5))
     assert body_color(frame, verdict) == "blue"
     assert body_color(np.full_like(frame, 128), verdict) is None
+
+
+def test_the_background_is_what_is_far_from_the_subject():
+    source, centers = np.full((2, 64, 64, 3), 100, np.uint8), np.array([[0.2, 0.5], [0.8, 0.5]])
+    near = source.copy()
+    near[0, 32, :32] = 0
+    assert inversion_variants.background_psnr(source, near, centers) == np.inf
+    far = source + np.uint8(10)
+    assert inversion_variants.background_psnr(source, far, centers) == pytest.approx(20 * np.log10(25.5))
+
+
+def test_a_guided_unet_predicts_what_guidance_makes_of_both_halves():
+    def unet(sample, timestep, encoder_hidden_states):
+        return sample * encoder_hidden_states.mean(axis=(1, 2))[:, None, None, None, None]
+
+    sample, states = np.ones((1, 4, 2, 3, 3), np.float32), np.ones((1, 5, 6), np.float32)
+    predicted = inversion_variants.guided(unet, 2 * states, 3.5)(sample, np.asarray(1), 4 * states)
+    np.testing.assert_allclose(predicted, 9 * sample)
 
 
 def test_summary_leaves_out_scores_that_an_edit_has_not():
@@ -124,3 +142,38 @@ def test_precision_edits_compares_every_precision_with_fp32(tmp_path, capsys):
     assert "psnr_median" not in result["fp32"]
     assert result["fp16"]["psnr_median"] > result["bf16"]["psnr_median"] > result["int8"]["psnr_median"] > 20
     assert "| precision | psnr_median |" in capsys.readouterr().out
+
+
+@needs_pocket
+@pytest.mark.slow
+def test_inversion_variants_compares_all_and_goes_on(tmp_path, monkeypatch, capsys):
+    arguments = ["--out", str(tmp_path), "--clips", "1", "--edits", "1", "--num-train-steps", "2"]
+    inversion_variants.main(arguments)
+    result = json.loads((tmp_path / "inversion_variants.json").read_text())["summary"]
+    assert list(result) == list(inversion_variants.VARIANTS)
+    guided, plain = result["direct, guided source"]["caption_psnr"], result["none"]["caption_psnr"]
+    assert guided > plain  # it gives the clip back
+    assert (tmp_path / "car-road.variants.png").is_file()
+    assert "| variant" in capsys.readouterr().out
+    monkeypatch.setattr(inversion_variants, "edit_clip", None)  # calling it would be an error
+    inversion_variants.main(arguments)
+
+
+@needs_pocket
+@pytest.mark.slow
+def test_control_edits_compares_edges_with_and_without_control(tmp_path, capsys):
+    pytest.importorskip("cv2")
+    control_edits.main(["--out", str(tmp_path), "--clips", "1", "--edits", "1", "--num-train-steps", "2"])
+    result = json.loads((tmp_path / "control_edits.json").read_text())["summary"]
+    assert result["noise, 1"]["edges"] > result["noise, 0"]["edges"] + 0.1
+    assert "edges agree" in capsys.readouterr().out
+
+
+def test_edges_are_compared_around_the_subject():
+    pytest.importorskip("cv2")
+    maps = np.full((2, 64, 64, 3), 255, np.uint8)
+    left = control_edits.near(maps, np.array([[0.2, 0.5], [0.8, 0.5]]))
+    assert left[0, 32, 10].all()
+    assert not left[0, 32, 60].any()
+    assert left[1, 32, 60].all()
+    assert not left[1, 2, 60].any()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tav_sdk.training.clip_score import ClipScorer as ClipScorer
     from tav_sdk.training.config import InflationOptions as InflationOptions
     from tav_sdk.training.config import TuneConfig as TuneConfig
+    from tav_sdk.training.import_original import import_original as import_original
     from tav_sdk.training.inflation import deflate as deflate
     from tav_sdk.training.inflation import inflate as inflate
     from tav_sdk.training.inflation import load_original_state as load_original_state
@@ -37,6 +38,7 @@ _HOMES = {
     "TuneConfig": "config",
     "VideoUNet": "video_unet",
     "deflate": "inflation",
+    "import_original": "import_original",
     "inflate": "inflation",
     "load_original_state": "inflation",
     "load_run": "run_folder",
@@ -54,6 +56,7 @@ __all__ = [
     "TuneConfig",
     "VideoUNet",
     "deflate",
+    "import_original",
     "inflate",
     "load_original_state",
     "load_run",
@@ -71,7 +74,7 @@ def __getattr__(name: str) -> Any:
         module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing in ("torch", "diffusers", "transformers", "safetensors", "accelerate"):
+        if missing in ("torch", "diffusers", "transformers", "safetensors", "accelerate", "huggingface_hub"):
             raise MissingExtraError("tav_sdk.training", "training", missing) from error
         raise
     value = globals()[name] = getattr(module, name)

@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 
 from tav_sdk.errors import ConfigError, PromptError
 from tav_sdk.pocket import POCKET
+from tav_sdk.schedule import PredictionType
+from tav_sdk.training.lora_file import LoraFile
 from tav_sdk.training.recommended import read_recommended
 
 Preset = Literal["default", "original"]
@@ -21,6 +23,7 @@ MixedPrecision = Literal["no", "fp16", "bf16"]
 
 OF_THE_BASE: Any = None
 """Default of a field that the base decides; see :mod:`tav_sdk.training.recommended`."""
+BY_THE_BASE = ("height", "width", "num_train_steps", "learning_rate")
 
 
 def check_choice(name: str, value: object, kind: Any) -> None:
@@ -95,7 +98,8 @@ class TuneConfig:
     are looked up on construction, so that a configuration always holds numbers.
 
     Attributes:
-        base: folder of the base model in the diffusers layout, or ``pocket``, the one in the package.
+        base: the base model: a folder in the diffusers layout, a single-file ``.safetensors`` checkpoint, a Hugging
+            Face id, or ``pocket``, the one in the package; see :class:`~tav_sdk.training.BaseModel`.
         video: the clip's file.
         prompt: the clip's caption, at most 77 tokens.
         out: the run folder to write.
@@ -117,6 +121,11 @@ class TuneConfig:
         checkpointing_steps: write the state for ``--resume`` and a delta snapshot every so many steps.
         inflation: how the base is inflated.
         allow_pickle: read a base's ``.bin`` weights (with ``weights_only=True``) where it has no ``.safetensors``.
+        loras: LoRA files, ``FILE`` or ``FILE:SCALE``, which are fused into the base before it is inflated.
+        tokenizer: folder of a CLIP tokenizer, for a base that has none.
+        prediction_type: ``epsilon`` or ``v_prediction``, if the base does not say so.
+        revision: branch, tag or commit of a base on the hub; the run records the commit.
+        local_files_only: of the hub, take only what is in its cache.
 
     Raises:
         ConfigError: a value is out of range.
@@ -146,13 +155,21 @@ class TuneConfig:
     checkpointing_steps: int = 100
     inflation: InflationOptions = field(default_factory=InflationOptions)
     allow_pickle: bool = False
+    loras: tuple[str, ...] = ()
+    tokenizer: str | None = None
+    prediction_type: str | None = None
+    revision: str | None = None
+    local_files_only: bool = False
 
     def __post_init__(self) -> None:
         for name in ("base", "video", "out"):
             object.__setattr__(self, name, str(getattr(self, name)))
-        recommended = read_recommended(self.base)
-        for name in ("height", "width", "num_train_steps", "learning_rate"):
-            if getattr(self, name) is None:
+        self._take_base_options()
+        left = [name for name in BY_THE_BASE if getattr(self, name) is None]
+        if left:  # a finished run's are all there, and its base need not be
+            where = {name: getattr(self, name) for name in ("prediction_type", "revision", "local_files_only")}
+            recommended = read_recommended(self.base, **where)
+            for name in left:
                 object.__setattr__(self, name, getattr(recommended, name))
         if isinstance(self.inflation, Mapping):
             object.__setattr__(self, "inflation", InflationOptions.from_dict(self.inflation))
@@ -175,6 +192,20 @@ class TuneConfig:
             raise ConfigError(f"adam_weight_decay must not be negative, got {self.adam_weight_decay}")
         if self.mixed_precision is not None:
             check_choice("mixed_precision", self.mixed_precision, MixedPrecision)
+
+    def _take_base_options(self) -> None:
+        if self.tokenizer is not None:
+            object.__setattr__(self, "tokenizer", str(self.tokenizer))
+        if self.prediction_type is not None:
+            check_choice("prediction_type", self.prediction_type, PredictionType)
+        given: Any = self.loras
+        if isinstance(given, (str, Path)):
+            given = (given,)
+        if not isinstance(given, (list, tuple)) or not all(isinstance(lora, (str, Path)) for lora in given):
+            raise ConfigError(f"loras must be a list of FILE or FILE:SCALE, got {given!r}")
+        for lora in given:
+            LoraFile.parse(lora)
+        object.__setattr__(self, "loras", tuple(map(str, given)))
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain values, for records."""

@@ -188,6 +188,12 @@ def _check_can_inflate(unet: UNet2DConditionModel) -> None:
             f"encoder_hid_dim={config.encoder_hid_dim!r}), as SDXL and DeepFloyd do; Stable Diffusion 1.x "
             "and 2.x are supported"
         )
+    if config.class_embed_type is not None or config.num_class_embeds is not None:
+        raise BaseModelError(
+            f"this U-Net takes a class (class_embed_type={config.class_embed_type!r}, "
+            f"num_class_embeds={config.num_class_embeds!r}), as upscalers and unCLIP do; Stable Diffusion 1.x and 2.x "
+            "are supported"
+        )
     blocks = list(transformer_blocks(unet))
     if not blocks:
         raise BaseModelError("this U-Net has no transformer block with attention, so there is nothing to tune")

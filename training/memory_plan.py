@@ -154,7 +154,7 @@ class MemoryPlan:
     """Predicted memory of every stage; ``plan["tune"]`` is one of them.
 
     Attributes:
-        base: the base's folder.
+        base: the base's folder or file, or its id on the hub.
         num_frames: of the clip.
         height: in pixels.
         width: in pixels.
@@ -191,7 +191,7 @@ class MemoryPlan:
 
 
 def plan_memory(
-    base: str | Path,
+    base: str | Path | BaseModel,
     *,
     num_frames: int = 8,
     height: int | None = None,
@@ -209,7 +209,7 @@ def plan_memory(
     Takes seconds and a few hundred MB at any size: no weights are read.
 
     Args:
-        base: the base's folder, or ``pocket``.
+        base: what :class:`BaseModel` takes, or one made with ``weights=False``.
         num_frames: frames of the clip.
         height: pixels; by default what the base recommends.
         width: likewise.
@@ -228,7 +228,7 @@ def plan_memory(
         ConfigError: a precision, a device or the number of frames is none that can be; fp16 tuning on a CPU.
         InputError: the budget is not positive.
     """
-    found = BaseModel(Path(base), allow_pickle=True)  # nothing is unpickled: only configurations are read
+    found = base if isinstance(base, BaseModel) else BaseModel(base, weights=False)
     height = found.recommended.height if height is None else height
     width = found.recommended.width if width is None else width
     if num_frames < 1:
@@ -263,7 +263,7 @@ def plan_memory(
         stages = ["tune", "export", "build"]
         notes.append("ONNX Runtime has no bf16 on the CPU: edit on a GPU, or export with --precision fp32")
     return MemoryPlan(
-        base=str(found.folder),
+        base=found.name if found.commit else str(found.path),
         stages=tuple(planner.stage(stage, setting) for stage in stages),
         budget={stage: planner.fit(stage, setting, memory) for stage in ("tune", "export", "edit") if stage in stages}
         if memory is not None
@@ -307,7 +307,7 @@ class _Planner:
 
     def __init__(self, base: BaseModel, inflation: InflationOptions) -> None:
         self.base = base
-        with reading(f"the configurations of the base model {base.folder}"), torch.device("meta"):
+        with reading(f"the configurations of the base model {base.path}"), torch.device("meta"):
             unet = UNet2DConditionModel.from_config(base.configs["unet"])
             self.vae = AutoencoderKL.from_config(base.configs["vae"]).eval().requires_grad_(False)
             text = CLIPTextModel(CLIPTextConfig(**base.configs["text_encoder"]))

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 import warnings
 from collections.abc import Iterator
 
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from tav_sdk.errors import BaseModelError
+from tav_sdk.errors import BaseModelError, TavError
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 """Suffixes of weights whose reading can run code."""
+READ_ERRORS = (
+    *(OSError, ValueError, KeyError, RuntimeError, TypeError, EOFError),
+    *(SafetensorError, pickle.UnpicklingError),
+)
+"""What libraries raise for a damaged file."""
 
 
 @contextlib.contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Keep the libraries quiet, and raise ``BaseModelError`` ("the ... cannot be read") for what they raise."""
+def reading(what: str, error_type: type[TavError] = BaseModelError) -> Iterator[None]:
+    """Keep the libraries quiet, and raise ``error_type`` ("the ... cannot be read") for what they raise."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.CRITICAL)
     transformers_logging.disable_progress_bar()
@@ -26,8 +32,8 @@ def reading(what: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-        raise BaseModelError(f"{what} cannot be read: {first_line(error)}") from error
+    except READ_ERRORS as error:
+        raise error_type(f"{what} cannot be read: {first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(level)
 

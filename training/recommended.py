@@ -11,6 +11,8 @@ from typing import Any, get_args
 from tav_sdk.errors import BaseModelError
 from tav_sdk.inversion import InvertWith
 from tav_sdk.pocket import find_base
+from tav_sdk.training.hub import fetch_configs, is_hub_id
+from tav_sdk.training.single_file import SingleFile
 
 RECOMMENDED_FILE = "tav_sdk.json"
 
@@ -38,19 +40,33 @@ class Recommended:
     invert_with: InvertWith = "empty"
 
 
-def read_recommended(base: str | Path) -> Recommended:
+def read_recommended(
+    base: str | Path,
+    *,
+    prediction_type: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Recommended:
     """The defaults of a base: its size from the U-Net's ``sample_size``, the rest from ``tav_sdk.json`` if it has one.
 
-    A folder that is missing or incomplete has the paper's; what is wrong with it is said when it is loaded.
+    A folder that is missing or incomplete has the paper's; what is wrong with it is said when it is loaded. Of a base
+    on the hub, the configurations are fetched; the last two arguments are for that.
 
     Raises:
         BaseModelError: ``tav_sdk.json`` is damaged, or has a key that is none of :class:`Recommended`'s, or a value
-            out of its range.
+            out of its range; a single file is of no kind that can be inflated; configurations cannot be fetched.
     """
     folder = find_base(base)
     values: dict[str, Any] = {}
+    configs: dict[str, Any] = {}
+    if folder.is_file():
+        configs = SingleFile(folder, prediction_type).configs
+    elif is_hub_id(base):
+        folder = fetch_configs(Path(base).as_posix(), revision=revision, local_files_only=local_files_only)
     try:
-        unet, vae = (json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae"))
+        unet, vae = (
+            configs.get(part) or json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae")
+        )
         size = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
         values = {"height": size, "width": size}
     except (OSError, ValueError, KeyError, TypeError):

@@ -2,7 +2,7 @@
 
 run.json                    the record
 delta.safetensors           tuned tensors, float32, sorted by name
-snapshots/step-000100.safetensors ...
+snapshots/step-000100.safetensors ... likewise, of earlier steps
 log.jsonl                   step and loss, a line a step
 """
 
@@ -30,10 +30,12 @@ class Run:
     Attributes:
         folder: where it lies.
         record: the parsed ``run.json``.
+        snapshot: the file of tuned tensors, if the run is taken :meth:`at` an earlier step.
     """
 
     folder: Path
     record: dict[str, Any]
+    snapshot: Path | None = None
 
     @property
     def config(self) -> TuneConfig:
@@ -48,7 +50,38 @@ class Run:
     @property
     def delta_path(self) -> Path:
         """The file of tuned tensors."""
-        return self.folder / DELTA
+        return self.snapshot or self.folder / DELTA
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps whose tuned tensors are there, rising: those of the snapshots, and the last."""
+        names = [path.stem.removeprefix("step-") for path in (self.folder / SNAPSHOTS).glob("step-*.safetensors")]
+        return tuple(sorted({int(name) for name in names if name.isdigit()} | {self.config.num_train_steps}))
+
+    def at(self, step: int) -> Run:
+        """The run as it would be had it been tuned for ``step`` steps only; for export, say, if more is too much.
+
+        Raises:
+            CheckpointError: there is no snapshot of that step; says of which there are.
+        """
+        last = self.config.num_train_steps
+        if step == last:
+            return self
+        path = self.folder / SNAPSHOTS / snapshot_name(step)
+        if not path.is_file():
+            there = ", ".join(map(str, self.steps[:-1]))
+            has = f"snapshots of the steps {there} and the last, {last}" if there else f"the last step, {last}, alone"
+            raise CheckpointError(
+                f"the run {self.folder} has no snapshot of step {step}: it has {has}; tune again with "
+                "--checkpointing-steps N for one every N steps"
+            )
+        config = {**self.record["config"], "num_train_steps": step}
+        return Run(self.folder, {**self.record, "config": config, "delta_sha256": sha256_of(path)}, path)
+
+
+def snapshot_name(step: int) -> str:
+    """The file of a step's tuned tensors, in :data:`SNAPSHOTS`."""
+    return f"step-{step:06d}.safetensors"
 
 
 def load_run(folder: str | Path) -> Run:

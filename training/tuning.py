@@ -31,13 +31,17 @@ from tav_sdk.training.run_folder import (
     Run,
     load_run,
     partial_folder,
+    snapshot_name,
 )
 from tav_sdk.training.tuner import Tuner
 from tav_sdk.video import Video, read_video
 
 RESUME = "resume.safetensors"
-MAY_CHANGE = {"num_train_steps", "checkpointing_steps", "out", "base", "video"}
-"""Settings that a resumed run may change; base and clip are compared by their hashes."""
+MAY_CHANGE = {
+    *("num_train_steps", "checkpointing_steps", "out", "base", "video"),
+    *("loras", "tokenizer", "revision", "local_files_only"),
+}
+"""Settings that a resumed run may change; base, LoRAs and clip are compared by their hashes."""
 
 
 def tune(
@@ -77,8 +81,8 @@ def tune(
         raise OutputError(
             f"an unfinished run of {out} is there; continue it with --resume, or start anew with --overwrite"
         )
-    device = _device(device)
-    base = BaseModel(Path(config.base), allow_pickle=config.allow_pickle)
+    device = find_device(device)
+    base = BaseModel.of_config(config)
     check_size(config.height, config.width, base.size_multiple)
     schedule = base.schedule
     clip = read_video(
@@ -120,7 +124,7 @@ def _run(tuner: Tuner, config: TuneConfig, folder: Path, callback: Callback | No
                     log.flush()
                     tuner.save(folder / RESUME)
                     saved = tuner.steps_done
-                    save_delta(tuner.model, folder / SNAPSHOTS / f"step-{saved:06d}.safetensors")
+                    save_delta(tuner.model, folder / SNAPSHOTS / snapshot_name(saved))
                 report(callback, StepProgress("tune", tuner.steps_done, total, metrics=metrics))
     except BaseException as error:
         # A non-finite loss would come again: continue from the last good snapshot, not from here.
@@ -168,7 +172,12 @@ def _identity(record: dict[str, Any]) -> dict[str, Any]:
     return kept | {"base hash": record["base"]["sha256"], "clip hash": record["clip"]["sha256"]}
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def find_device(device: str | torch.device | None) -> torch.device:
+    """A torch device; by default a GPU if there is one.
+
+    Raises:
+        ConfigError: it cannot be used here.
+    """
     try:
         found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.zeros(1, device=found)
@@ -199,7 +208,7 @@ def _record(config: TuneConfig, base: BaseModel, clip: Video, schedule: DDIMSche
         "format_version": FORMAT_VERSION,
         "prompt": config.prompt,
         "config": config.to_dict(),
-        "base": {"name": base.folder.resolve().name, "sha256": base.sha256},
+        "base": base.record,
         "clip": {
             "name": Path(config.video).name,
             "sha256": clip.content_hash,

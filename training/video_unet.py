@@ -51,7 +51,9 @@ class VideoUNet(nn.Module):
         """The parameters' dtype."""
         return next(self.parameters()).dtype
 
-    def forward(self, sample: Tensor, timestep: Tensor | float | int, encoder_hidden_states: Tensor) -> Tensor:
+    def forward(
+        self, sample: Tensor, timestep: Tensor | float | int, encoder_hidden_states: Tensor, *residuals: Tensor
+    ) -> Tensor:
         """Predict the noise (or velocity, as the base was trained for) of a batch of videos.
 
         Args:
@@ -59,6 +61,8 @@ class VideoUNet(nn.Module):
                 2^(number of upsamplers).
             timestep: a number, ``()`` or ``(b,)``; in [0, T).
             encoder_hidden_states: ``(b, s, d)`` text states, once per video.
+            residuals: a ControlNet's, to add to what the down blocks and the middle block give: ``(b, f, c, h, w)``
+                each, the middle's last; all or none.
 
         Returns:
             ``(b, c, f, h, w)``, the input's dtype.
@@ -76,7 +80,15 @@ class VideoUNet(nn.Module):
                 raise InputError(f"timestep must be (), (1,) or ({b},) for {b} videos, got {tuple(timestep.shape)}")
             timestep = timestep.repeat_interleave(f)  # (b f,)
         folded = sample.transpose(1, 2).flatten(0, 1)  # (b f, c, h, w)
-        predicted = self.image_unet(folded, timestep, encoder_hidden_states, return_dict=False)[0]
+        *down, mid = [residual.flatten(0, 1) for residual in residuals] or [None]
+        predicted = self.image_unet(
+            folded,
+            timestep,
+            encoder_hidden_states,
+            down_block_additional_residuals=down or None,
+            mid_block_additional_residual=mid,
+            return_dict=False,
+        )[0]
         return predicted.unflatten(0, (-1, f)).transpose(1, 2)
 
     def enable_gradient_checkpointing(self) -> None:

@@ -6,12 +6,15 @@ import typer
 
 from tav_sdk.cli import cache
 from tav_sdk.cli.build import build
+from tav_sdk.cli.compare import compare
 from tav_sdk.cli.console import guarded
 from tav_sdk.cli.demo import demo
 from tav_sdk.cli.doctor import doctor
 from tav_sdk.cli.edit import edit, generate
 from tav_sdk.cli.evaluate import evaluate
 from tav_sdk.cli.export import export
+from tav_sdk.cli.export_controlnet import export_controlnet
+from tav_sdk.cli.import_original import import_original
 from tav_sdk.cli.info import info
 from tav_sdk.cli.plan import plan
 from tav_sdk.cli.tiny_base import make_tiny_base
@@ -46,7 +49,10 @@ def _main(
 
 app.command(no_args_is_help=True)(guarded(plan))
 app.command(no_args_is_help=True)(guarded(tune))
+app.command(no_args_is_help=True)(guarded(compare))
+app.command("import-original", no_args_is_help=True)(guarded(import_original))
 app.command(no_args_is_help=True)(guarded(export))
+app.command("export-controlnet", no_args_is_help=True)(guarded(export_controlnet))
 app.command(no_args_is_help=True)(guarded(edit))
 app.command(no_args_is_help=True)(guarded(generate))
 app.command(no_args_is_help=True)(guarded(evaluate))

@@ -28,6 +28,7 @@ class Kind(str, Enum):
 
     ENGINES = "engines"
     INVERSIONS = "inversions"
+    CONTROLNETS = "controlnets"
 
 
 KindOption = Annotated[Kind | None, typer.Option("--kind", help="Only this cache. [dim]default: all[/]")]
@@ -37,10 +38,11 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 @app.callback()
 def _main() -> None:
-    """Look after what is kept on disk to be quick: built engines and inverted clips.
+    """Look after what is kept on disk to be quick: built engines, inverted clips and exported ControlNets.
 
     It may be emptied at any time: what is needed again is made again. TAV_CACHE names another folder;
-    TAV_CACHE_SIZE_ENGINES and TAV_CACHE_SIZE_INVERSIONS set the limits, such as 50GB.
+    TAV_CACHE_SIZE_ENGINES, TAV_CACHE_SIZE_INVERSIONS and
+    TAV_CACHE_SIZE_CONTROLNETS set the limits, such as 50GB.
 
     [bold]Examples[/]
 
@@ -98,7 +100,8 @@ def clear(
     caches = _caches(kind)
     age = None if older_than is None else timedelta(days=older_than)
     if not yes:
-        which = " and ".join(cache.kind for cache in caches)
+        *others, last = (cache.kind for cache in caches)
+        which = f"{', '.join(others)} and {last}" if others else last
         when = "" if older_than is None else f" that were not used for {older_than} days"
         try:
             typer.confirm(f"Remove the {which}{when} from {caches[0].root}?", abort=True)

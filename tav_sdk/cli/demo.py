@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tav_sdk.cli.base_options import BASE_HELP
 from tav_sdk.cli.console import say, stages
 from tav_sdk.errors import InputError, PromptError
 from tav_sdk.files import check_apart, check_new, write_text
@@ -47,7 +48,7 @@ def demo(
             show_default="one of each kind; for your clip two styles, snow and night",
         ),
     ] = None,
-    base: Annotated[str, typer.Option(help="The base model: pocket, or a folder in the diffusers layout.")] = POCKET,
+    base: Annotated[str, typer.Option(help=BASE_HELP)] = POCKET,
     num_frames: Annotated[int, typer.Option("--frames", "--num-frames", help="Frames taken from the clip.")] = 8,
     start: Annotated[int, typer.Option(help="Index of the first frame taken.")] = 0,
     stride: Annotated[int, typer.Option(help="Distance between frames taken.")] = 1,

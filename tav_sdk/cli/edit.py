@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tav_sdk.adapter import check_adapter_scale
 from tav_sdk.cli.console import say, stages
+from tav_sdk.cli.control import ControlNetOpt, ControlOpt, ControlScaleOpt, check_control, open_control
+from tav_sdk.control import DETECTORS
 from tav_sdk.engines.select import CHOICES
 from tav_sdk.errors import InputError, PromptError
 from tav_sdk.files import check_apart, check_new, new_folder
+from tav_sdk.inversion import CORRECTIONS, check_correction
 from tav_sdk.progress import Callback
 
 if TYPE_CHECKING:
@@ -30,6 +34,9 @@ StepsOpt = Annotated[int | None, typer.Option(help="DDIM steps of sampling.", sh
 GuidanceOpt = Annotated[
     float | None,
     typer.Option(help="Classifier-free guidance; at most 1 is none.", show_default="the base's: 12.5, Pocket 3.5"),
+]
+AdapterOpt = Annotated[
+    float, typer.Option(help="How much of the tuning is used, 0 to 2: 0 is the base, 1 as it was tuned.")
 ]
 FpsOpt = Annotated[float | None, typer.Option(help="Frame rate of the videos.", show_default="the clip's")]
 FormatOpt = Annotated[str, typer.Option("--format", help="mp4, gif or webp.")]
@@ -55,6 +62,20 @@ def edit(
             show_default="the base's: '', Pocket the caption",
         ),
     ] = None,
+    correction: Annotated[
+        str,
+        typer.Option(
+            help=f"What keeps edits near the clip: {', '.join(CORRECTIONS)}; negative-prompt inverts with the tuned "
+            "clip's caption by default."
+        ),
+    ] = "none",
+    adapter_scale: AdapterOpt = 1.0,
+    control: ControlOpt = None,
+    controlnet: ControlNetOpt = None,
+    control_scale: ControlScaleOpt = 1.0,
+    control_inversion: Annotated[
+        bool, typer.Option("--control-inversion", help="Let the control steer the inversion, too.")
+    ] = False,
     seed: Annotated[
         int | None,
         typer.Option(help="Draw the clip's latents from the VAE's posterior with this seed.", show_default="its mean"),
@@ -85,18 +106,34 @@ def edit(
 
       tav edit bundles/skiing --video clip.mp4 --prompt "a panda is skiing" --reconstruct --out out
 
+      tav edit bundles/skiing --video clip.mp4 --prompt "a panda is skiing" --adapter-scale 0.7 --out out
+
+      tav edit bundles/skiing --video clip.mp4 --prompt "a panda is skiing" --control pose.mp4 --controlnet
+      controlnets/openpose --out out
+
       tav edit bundles/skiing --engine tensorrt-rtx --video clip.mp4 --prompt "a panda is skiing" --out out
     """
     prompts = _prompts(prompt)
     suffix = _suffix(file_format)
     _check_numbers(fps, seed)
+    check_adapter_scale(adapter_scale)
+    check_correction(correction)
+    if correction == "negative-prompt" and negative_prompt:
+        raise InputError(
+            "--correction negative-prompt has the clip's caption in the negative prompt's place, got --negative-prompt "
+            f"{negative_prompt!r}, too; leave one of them out"
+        )
+    check_control(control, controlnet, control_scale)
     check_new(out, overwrite=overwrite)
     check_apart(out, bundle, video)
 
     from tav_sdk.pipeline import load
     from tav_sdk.video import read_video
 
-    with load(bundle, engine=engine, cache=not no_cache) as pipeline, new_folder(out, overwrite=overwrite) as folder:
+    with (
+        load(bundle, engine=engine, cache=not no_cache, adapter_scale=adapter_scale) as pipeline,
+        new_folder(out, overwrite=overwrite) as folder,
+    ):
         tuned = pipeline.manifest.provenance["tuning"]
         clip = read_video(
             video,
@@ -110,10 +147,26 @@ def edit(
         if num_inversion_steps is None:
             num_inversion_steps = num_inference_steps
         num_inversion_steps = _steps("--num-inversion-steps", num_inversion_steps, pipeline)
+        if correction == "direct" and num_inversion_steps != num_inference_steps:
+            raise InputError(
+                f"--correction direct needs as many steps of inversion as of sampling, got {num_inversion_steps} and "
+                f"{num_inference_steps}"
+            )
         say(f"editing {video.name} on {pipeline.engine} ({pipeline.why})")
-        with stages() as show:
+        with (
+            stages() as show,
+            open_control(
+                control, controlnet, control_scale, pipeline=pipeline, clip=clip, engine=engine, show=show
+            ) as steered,
+        ):
             inversion = pipeline.invert(
-                clip, prompt=inversion_prompt, num_inversion_steps=num_inversion_steps, seed=seed, callback=show
+                clip,
+                prompt=inversion_prompt,
+                num_inversion_steps=num_inversion_steps,
+                seed=seed,
+                correction=correction,  # type: ignore[arg-type]
+                control=steered if control_inversion else None,
+                callback=show,
             )
             videos = [
                 pipeline.edit(
@@ -122,11 +175,14 @@ def edit(
                     negative_prompt=negative_prompt,
                     num_inference_steps=num_inference_steps,
                     guidance_scale=guidance_scale,
+                    control=steered,
                     callback=_of(show, f"{index}/{len(prompts)}"),
                 )
                 for index, one in enumerate(prompts, start=1)
             ]
             rows = {"source": clip}
+            if steered is not None:
+                rows["control"] = steered.video
             if reconstruct:
                 rows["reconstruction"] = pipeline.edit(
                     pipeline.manifest.prompt,
@@ -144,9 +200,18 @@ def edit(
             "num_inversion_steps": num_inversion_steps,
             "guidance_scale": pipeline.manifest.guidance_scale if guidance_scale is None else guidance_scale,
             "inversion_prompt": inversion.prompt,
+            "correction": correction,
+            "adapter_scale": adapter_scale,
             "seed": seed,
             "engine": pipeline.engine,
         }
+        if controlnet is not None:
+            settings |= {
+                "control": control if control in DETECTORS else Path(str(control)).name,
+                "controlnet": controlnet.name,
+                "control_scale": control_scale,
+                "control_inversion": control_inversion,
+            }
         _write(folder, prompts, videos, suffix, fps, settings, rows)
     _say_where(out)
 
@@ -159,6 +224,7 @@ def generate(
     negative_prompt: NegativeOpt = "",
     num_inference_steps: StepsOpt = None,
     guidance_scale: GuidanceOpt = None,
+    adapter_scale: AdapterOpt = 1.0,
     fps: FpsOpt = None,
     file_format: FormatOpt = "mp4",
     engine: EngineOpt = "auto",
@@ -173,12 +239,16 @@ def generate(
     prompts = _prompts(prompt)
     suffix = _suffix(file_format)
     _check_numbers(fps, seed)
+    check_adapter_scale(adapter_scale)
     check_new(out, overwrite=overwrite)
     check_apart(out, bundle)
 
     from tav_sdk.pipeline import load
 
-    with load(bundle, engine=engine) as pipeline, new_folder(out, overwrite=overwrite) as folder:
+    with (
+        load(bundle, engine=engine, adapter_scale=adapter_scale) as pipeline,
+        new_folder(out, overwrite=overwrite) as folder,
+    ):
         num_inference_steps = _steps("--num-inference-steps", num_inference_steps, pipeline)
         say(f"generating on {pipeline.engine} ({pipeline.why})")
         with stages() as show:
@@ -199,6 +269,7 @@ def generate(
             "negative_prompt": negative_prompt,
             "num_inference_steps": num_inference_steps,
             "guidance_scale": pipeline.manifest.guidance_scale if guidance_scale is None else guidance_scale,
+            "adapter_scale": adapter_scale,
             "seed": seed,
             "engine": pipeline.engine,
         }

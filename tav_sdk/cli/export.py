@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tav_sdk.cli.base_options import TokenizerFolder
 from tav_sdk.cli.console import say, stages
 from tav_sdk.errors import InputError
 from tav_sdk.files import check_apart
@@ -15,6 +16,9 @@ from tav_sdk.files import check_apart
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder written by tav tune.")],
     out: Annotated[Path, typer.Option(help="The bundle folder to write.")],
+    step: Annotated[
+        int | None, typer.Option(help="Export the snapshot of this step of tuning.", show_default="the last")
+    ] = None,
     bundle: Annotated[
         Path | None,
         typer.Option(
@@ -28,9 +32,19 @@ def export(
             "given."
         ),
     ] = None,
+    control: Annotated[
+        bool, typer.Option("--control", help="Let a ControlNet steer the bundle's edits: tav edit --control.")
+    ] = False,
     base: Annotated[
-        Path | None, typer.Option(help="The base model, if it is no longer where the run was tuned.")
+        str | None, typer.Option(help="The base model, if it is no longer where the run was tuned.")
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="FILE:SCALE, a LoRA of the base, if it is no longer where it was; give all, in the same order."
+        ),
+    ] = None,
+    tokenizer: TokenizerFolder = None,
     parity: Annotated[
         bool,
         typer.Option(
@@ -66,6 +80,8 @@ def export(
 
       tav export runs/skiing --precision int8 --out bundles/skiing-int8
 
+      tav export runs/skiing --step 200 --out bundles/skiing-200
+
       tav export runs/surfing --bundle bundles/skiing --out bundles/surfing
     """
     check_apart(out, run, *(path for path in (base, bundle) if path))
@@ -76,6 +92,8 @@ def export(
     if precision is not None:
         check_precision(precision)
     loaded = load_run(run)  # before PyTorch, which takes seconds to load
+    if step is not None:
+        loaded = loaded.at(step)
     if bundle is not None:
         if precision is not None:
             raise InputError(f"--bundle has its graphs' precision, so --precision {precision} cannot be given with it")
@@ -90,7 +108,10 @@ def export(
                 loaded,
                 out,
                 precision=precision or "fp32",
+                control=control,
                 base=base,
+                loras=lora or None,
+                tokenizer=tokenizer,
                 parity=parity,
                 quality=quality,
                 allow_pickle=allow_pickle,

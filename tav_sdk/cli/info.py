@@ -12,13 +12,24 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tav_sdk.cli.base_options import PredictionType, Revision, TokenizerFolder
 from tav_sdk.errors import InputError
 from tav_sdk.pocket import find_base
+from tav_sdk.training.hub import is_hub_id
 from tav_sdk.training.run_folder import RECORD, STARTED, partial_folder
+
+CHECKPOINTS = (".safetensors", ".ckpt")
+"""Suffixes of single-file base models."""
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="A bundle, run, base model (or pocket), folder of edits, or video.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A bundle, run, base model (pocket, or a Hugging Face id), folder of edits, or video."),
+    ],
+    tokenizer: TokenizerFolder = None,
+    prediction_type: PredictionType = None,
+    revision: Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Say what a bundle, a run, a base model, a folder of edits or a video is.
@@ -29,7 +40,8 @@ def info(
 
       tav info pocket --json
     """
-    facts = _facts(path if path.exists() else find_base(path))
+    options = {"tokenizer": tokenizer, "prediction_type": prediction_type, "revision": revision}
+    facts = _facts(path if path.exists() else find_base(path), options)
     if as_json:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
@@ -39,20 +51,22 @@ def info(
     Console(highlight=False, emoji=False).print(table)
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _facts(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """What ``--json`` prints: plain values, sizes in bytes."""
     if (path / "manifest.json").is_file():
         return _bundle(path)
     if (path / RECORD).is_file():
         return _run(path)
     if (path / "unet").is_dir() or (path / "model_index.json").is_file():
-        return _base(path)
+        return _base(path, options)
     if (path / "edits.json").is_file():
         return _edits(path)
     if path.is_file():
-        return _video(path)
+        return _base(path, options) if path.suffix in CHECKPOINTS else _video(path)
     if (started := partial_folder(path) / STARTED).is_file():
         return _unfinished(path, started)
+    if is_hub_id(path):
+        return _base(path, options)
     if not path.exists():
         raise InputError(
             f"there is nothing at {path}; give a bundle, a run, a base model, a folder of edits or a video"
@@ -91,10 +105,16 @@ def _run(path: Path) -> dict[str, Any]:
     from tav_sdk.training import load_run
 
     run = load_run(path)
+    facts = _tuning(run.config.to_dict())
+    if imported := run.record.get("imported"):
+        del facts["tuning"]  # defaults: nobody knows what it was tuned with
+        facts["imported"] = {key: imported[key] for key in ("of", "name", "sha256")}
+    base = run.record["base"]
     return {
         "kind": "run",
-        **_tuning(run.config.to_dict()),
-        "base": {key: run.record["base"][key] for key in ("name", "sha256")},
+        **facts,
+        "base": {key: base[key] for key in ("name", "revision", "sha256") if key in base},
+        **({"loras": {lora["name"]: lora["scale"] for lora in base["loras"]}} if "loras" in base else {}),
         "bytes": run.delta_path.stat().st_size,
     }
 
@@ -118,12 +138,13 @@ def _tuning(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _base(path: Path) -> dict[str, Any]:
+def _base(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     import dataclasses
 
     from tav_sdk.training import BaseModel
 
-    base = BaseModel(path)
+    # Of the hub only what is in the cache: nothing is downloaded to be described.
+    base = BaseModel(path, weights=False, local_files_only=True, **options)
     schedule, unet = base.schedule, base.configs["unet"]
     return {
         "kind": "base model",
@@ -132,7 +153,8 @@ def _base(path: Path) -> dict[str, Any]:
         "vae": {"factor": base.vae_scale_factor, "scaling_factor": base.scaling_factor},
         "schedule": {key: getattr(schedule, key) for key in ("beta_schedule", "prediction_type", "timestep_spacing")},
         "recommended": dataclasses.asdict(base.recommended),
-        "sha256": base.sha256,
+        **({"revision": base.commit} if base.commit else {}),
+        **({"sha256": base.sha256} if base.tokenizer_folder else {}),
     }
 
 

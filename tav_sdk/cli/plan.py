@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tav_sdk.cli.base_options import BASE_HELP, LocalFilesOnly, PredictionType, Revision
 from tav_sdk.errors import InputError
 from tav_sdk.pocket import POCKET
 
@@ -29,9 +30,7 @@ _DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 
 
 def plan(
-    base: Annotated[
-        str, typer.Option(help="Folder of the base model, in the diffusers layout, or pocket: the one in the package.")
-    ] = POCKET,
+    base: Annotated[str, typer.Option(help=BASE_HELP)] = POCKET,
     num_frames: Annotated[int, typer.Option("--frames", "--num-frames", help="Frames of the clip.")] = 8,
     size: Annotated[
         str | None,
@@ -70,6 +69,9 @@ def plan(
     temporal: Annotated[
         bool | None, typer.Option("--temporal/--no-temporal", help="Whether temporal attention is added.")
     ] = None,
+    prediction_type: PredictionType = None,
+    revision: Revision = None,
+    local_files_only: LocalFilesOnly = None,
     device: Annotated[
         str | None, typer.Option(help="What tunes and edits: cpu or cuda.", show_default="a GPU if there is one")
     ] = None,
@@ -90,10 +92,16 @@ def plan(
     height, width = parse_size(size) if size is not None else (None, None)
     budget = parse_memory(memory) if memory is not None else None
 
-    from tav_sdk.training import InflationOptions, plan_memory
+    from tav_sdk.training import BaseModel, InflationOptions, plan_memory
 
     planned = plan_memory(
-        base,
+        BaseModel(
+            base,
+            prediction_type=prediction_type,
+            revision=revision,
+            local_files_only=bool(local_files_only),
+            weights=False,
+        ),
         num_frames=num_frames,
         height=height,
         width=width,

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tav_sdk.cli.base_options import BASE_HELP, LocalFilesOnly, Loras, PredictionType, Revision, TokenizerFolder
 from tav_sdk.cli.console import say, stages
 from tav_sdk.errors import CancelledError, InputError, MissingExtraError
 from tav_sdk.files import check_apart
@@ -23,11 +24,9 @@ INFLATION = ("preset", "temporal_mask", "group_norm", "attention", "temporal")
 def tune(
     base: Annotated[
         str | None,
-        typer.Option(
-            help="Folder of the base model, in the diffusers layout, or pocket: the one in the package.",
-            show_default="pocket",
-        ),
+        typer.Option(help=BASE_HELP, show_default="pocket"),
     ] = None,
+    lora: Loras = None,
     video: Annotated[Path | None, typer.Option(help="The clip to tune on.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What the clip shows, such as 'a man is skiing'.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder to write.")] = None,
@@ -89,6 +88,10 @@ def tune(
         bool | None,
         typer.Option("--allow-pickle", help="Read a base's .bin weights, tensors only, if it has nothing else."),
     ] = None,
+    tokenizer: TokenizerFolder = None,
+    prediction_type: PredictionType = None,
+    revision: Revision = None,
+    local_files_only: LocalFilesOnly = None,
     device: Annotated[str | None, typer.Option(help="A torch device.", show_default="a GPU if there is one")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     overwrite: Annotated[
@@ -106,9 +109,13 @@ def tune(
 
       tav tune --base sd14 --video clip.mp4 --prompt "a man is skiing" --out runs/skiing --frames 24 --stride 2 --resume
 
+      tav tune --base dreamshaper.safetensors --tokenizer sd14/tokenizer --lora ink.safetensors:0.8 --video clip.mp4
+      --prompt "a man is skiing" --out runs/skiing
+
       tav tune --config man-skiing.yaml --out runs/skiing
     """
     given = {key: value for key, value in locals().items() if value is not None}
+    loras = given.pop("lora", [])
     inflation = {key: given[key] for key in INFLATION if key in given}
     values = {
         key: given[key]
@@ -117,6 +124,7 @@ def tune(
     }
 
     from tav_sdk.training import TuneConfig
+    from tav_sdk.training.lora_file import LoraFile
 
     read: dict[str, Any] = {}
     if config is not None:
@@ -130,10 +138,13 @@ def tune(
     if inflation:
         read["inflation"] = {**read.get("inflation", {}), **inflation}
     merged = {**read, **{key: str(value) if isinstance(value, Path) else value for key, value in values.items()}}
+    if loras:
+        merged["loras"] = tuple(loras)
     if missing := [f"--{key}" for key in REQUIRED if key not in merged]:
         raise InputError(f"give {', '.join(missing)} (or a --config file that has it); see tav tune --help")
     settings = TuneConfig.from_dict(merged)
-    check_apart(settings.out, find_base(settings.base), settings.video)
+    files = [LoraFile.parse(text).path for text in settings.loras]
+    check_apart(settings.out, find_base(settings.base), settings.video, *files)
 
     from tav_sdk.training import tune as run_tuning
     from tav_sdk.training.run_folder import partial_folder

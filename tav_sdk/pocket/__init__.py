@@ -18,13 +18,25 @@ from tav_sdk.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CLIP", "POCKET", "SAMPLES", "SampleClip", "find_base", "sample_clip", "sample_clips"]
+__all__ = [
+    "CLIP",
+    "CONTROLNET",
+    "POCKET",
+    "SAMPLES",
+    "SampleClip",
+    "find_base",
+    "find_controlnet",
+    "sample_clip",
+    "sample_clips",
+]
 
 POCKET = "pocket"
 """What ``--base`` calls this base."""
 FOLDER = Path(__file__).parent
 CLIP = FOLDER / "clip"
 """Pocket's own CLIP, both towers, in the transformers format."""
+CONTROLNET = FOLDER / "controlnet"
+"""A ControlNet for Pocket that follows Canny edges, in the diffusers format."""
 SAMPLES = "samples"
 SAMPLES_FILE = "samples.json"
 
@@ -80,3 +92,9 @@ def find_base(base: str | Path) -> Path:
     """The folder of a base model: ``pocket`` is the one in the package, unless a base of that name lies here."""
     folder = Path(base)
     return FOLDER if str(base) == POCKET and not (folder / "unet").is_dir() else folder
+
+
+def find_controlnet(controlnet: str | Path) -> Path:
+    """The folder of a ControlNet: ``pocket`` is the one for Canny edges in the package, unless one lies here."""
+    folder = Path(controlnet)
+    return CONTROLNET if str(controlnet) == POCKET and not folder.is_dir() else folder

@@ -16,12 +16,6 @@ from tav_sdk.training import load_run
 TUNED = "unet/tuned.onnx_data"
 
 
-@pytest.fixture(scope="module")
-def other_bundle(made_once, other_run, tiny_bundle):
-    """``other_run`` on the graphs of ``tiny_bundle``; do not write into it."""
-    return made_once("other_bundle", lambda path: export_clip(other_run, path, bundle=tiny_bundle))
-
-
 def latents(pipeline, seed=0):
     rng = np.random.default_rng(seed)
     return rng.standard_normal(pipeline.manifest.latents_shape).astype(np.float32)

@@ -110,6 +110,15 @@ def test_tuned_weights_are_half_and_inputs_of_the_graph(fp16_bundle, tiny_bundle
     assert (fp16_bundle / "unet" / TUNED_FILE).stat().st_size < 0.6 * (tiny_bundle / "unet" / TUNED_FILE).stat().st_size
 
 
+def test_tuning_is_scaled_in_half(fp16_bundle, tiny_bundle):
+    bundles = [Bundle(path) for path in (fp16_bundle, tiny_bundle)]
+    assert {tensor.dtype for tensor in bundles[0].manifest.graphs["unet"].untuned} == {"float16"}
+    half, full = (bundle.weights(0.5).tensors for bundle in bundles)
+    for name, tensor in half.items():
+        assert tensor.dtype == np.float16
+        np.testing.assert_allclose(tensor, full[name], rtol=2e-3, atol=1e-6)
+
+
 def test_inputs_and_outputs_are_those_of_float32(fp16_bundle, tiny_bundle):
     for name in GRAPHS:
         half, full = Bundle(fp16_bundle).manifest.graphs[name], Bundle(tiny_bundle).manifest.graphs[name]

@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tav_sdk.bundle import GRAPHS, TOLERANCES, TUNED_FILE, Bundle
+from tav_sdk.bundle import GRAPHS, TOLERANCES, TUNED_FILE, UNTUNED_FILE, Bundle
 from tav_sdk.errors import BaseModelError, CancelledError, OutputError, ParityError, QualityError
 from tav_sdk.export import export_bundle, write_bundle
 from tav_sdk.export.int8 import STEPS
@@ -35,6 +35,20 @@ def test_the_tuned_weights_alone_are_in_their_file(tiny_bundle, tiny_run):
         if any(entry.key == "location" and entry.value == TUNED_FILE for entry in tensor.external_data)
     ]
     assert sorted(tuned) == delta_names(load_run(tiny_run).delta_path)
+
+
+def test_the_bases_values_of_tuned_weights_are_in_a_file_of_their_own(tiny_bundle, tiny_base):
+    from safetensors.numpy import load_file
+
+    stored = load_file(tiny_bundle / "unet" / UNTUNED_FILE)
+    unet = load_file(tiny_base / "unet" / "diffusion_pytorch_model.safetensors")
+    entry = Bundle(tiny_bundle).manifest.graphs["unet"]
+    tuned = {tensor.name for tensor in entry.tuned if ".attn_temp." not in tensor.name}
+    assert tuned
+    assert set(stored) == tuned == {tensor.name for tensor in entry.untuned}
+    for name, tensor in stored.items():
+        np.testing.assert_array_equal(tensor, unet[name])
+    assert UNTUNED_FILE not in (tiny_bundle / "unet" / "model.onnx").read_bytes().decode(errors="ignore")
 
 
 def test_attention_is_made_of_static_gathers(tiny_bundle):

@@ -154,10 +154,22 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning(tav, edit_args, tiny_bu
         ("engine", "tpu", "there is no engine 'tpu'; those that work here: auto, "),
         ("num-inference-steps", 0, "--num-inference-steps must be from 1 to 1000, got 0"),
         ("num-inversion-steps", 1001, "--num-inversion-steps must be from 1 to 1000, got 1001"),
+        ("adapter-scale", 2.5, "adapter_scale must be from 0 (the base) to 2, got 2.5; 1 is as it was tuned"),
+        ("adapter-scale", "nan", "adapter_scale must be from 0 (the base) to 2, got nan"),
+        ("correction", "null-text", "there is no correction 'null-text'; choose one of none, negative-prompt, direct"),
     ],
 )
 def test_a_number_or_name_out_of_range_is_refused_before_the_work(refused, edit_args, tiny_bundle, option, value, text):
     refused(text, *edit_args(tiny_bundle, **{option: value}))
+
+
+def test_a_correction_refuses_what_it_has_no_place_for(refused, edit_args, tiny_bundle):
+    text = (
+        "--correction negative-prompt has the clip's caption in the negative prompt's place, got --negative-prompt 'x'"
+    )
+    refused(text, *edit_args(tiny_bundle, correction="negative-prompt", **{"negative-prompt": "x"}))
+    text = "--correction direct needs as many steps of inversion as of sampling, got 3 and 2"
+    refused(text, *edit_args(tiny_bundle, correction="direct", **{"num-inversion-steps": 3, "num-inference-steps": 2}))
 
 
 # --- the base -------------------------------------------------------------------------------------------------------

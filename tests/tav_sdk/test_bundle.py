@@ -52,6 +52,21 @@ def test_hashes_can_be_left_out(bundle_copy):
     Bundle(bundle_copy, verify=False)
 
 
+def test_the_bases_values_are_no_part_of_a_graphs_key(bundle_copy, edit_manifest):
+    before = Bundle(bundle_copy).graph("unet").key
+    edit_manifest(lambda manifest: manifest["files"]["unet/untuned.safetensors"].update(sha256="0" * 64))
+    assert Bundle(bundle_copy, verify=False).graph("unet").key == before
+
+
+def test_a_scale_finds_damaged_places(bundle_copy, edit_manifest):
+    edit_manifest(lambda manifest: manifest["graphs"]["unet"]["untuned"][0].update(offset=1 << 40))
+    bundle = Bundle(bundle_copy)
+    with pytest.raises(
+        BundleError, match=r"unet/untuned.safetensors in the bundle .* does not hold .*to_q.weight; export"
+    ):
+        bundle.weights(0.5)
+
+
 @pytest.mark.parametrize("verify", [True, False])
 def test_another_size_is_found(bundle_copy, verify):
     with (bundle_copy / "unet" / "tuned.onnx_data").open("ab") as file:

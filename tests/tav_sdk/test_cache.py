@@ -84,7 +84,7 @@ def test_another_key_is_refused(cache, key):
 
 
 def test_an_unknown_kind_is_refused(tmp_path):
-    with pytest.raises(InputError, match="there is no cache 'engine'; the caches are engines, inversions"):
+    with pytest.raises(InputError, match="there is no cache 'engine'; the caches are engines, inversions, controlnets"):
         Cache("engine", root=tmp_path, max_bytes=1)
 
 

@@ -20,12 +20,12 @@ def test_the_version(tav):
 
 def test_the_help_names_every_command(tav):
     text = tav("--help").stdout
-    for command in ("tune", "export", "edit", "generate", "info", "evaluate", "demo", "make-tiny-base"):
+    for command in ("tune", "compare", "export", "edit", "generate", "info", "evaluate", "demo", "make-tiny-base"):
         assert f" {command} " in text
 
 
 @pytest.mark.parametrize(
-    "command", ["tune", "export", "edit", "generate", "info", "evaluate", "demo", "make-tiny-base"]
+    "command", ["tune", "compare", "export", "edit", "generate", "info", "evaluate", "demo", "make-tiny-base"]
 )
 def test_each_command_shows_an_example(tav, command):
     assert f"tav {command} " in tav(command, "--help").stdout
@@ -96,7 +96,7 @@ def test_info_on_a_bundle(tav, tiny_bundle):
     facts = json.loads(tav("info", tiny_bundle, "--json").stdout)
     assert facts["kind"] == "bundle"
     assert facts["clip"] == {"frames": 4, "height": 64, "width": 64}
-    assert facts["files"] == 16
+    assert facts["files"] == 17
     assert facts["edited_with"] == {"num_inference_steps": 50, "guidance_scale": 12.5, "invert_with": "empty"}
 
 
@@ -273,6 +273,16 @@ def test_other_formats(edited, kind):
 def test_a_frame_rate(tav, edited):
     out = edited("--prompt", "x", "--fps", 5)
     assert json.loads(tav("info", out / "00.mp4", "--json").stdout)["fps"] == 5
+
+
+def test_a_correction_and_a_scale_are_recorded(edited):
+    out = edited("--prompt", "x", "--correction", "direct", "--adapter-scale", 0.5, "--reconstruct")
+    record = json.loads((out / "edits.json").read_text())
+    assert (record["correction"], record["adapter_scale"], record["inversion_prompt"]) == ("direct", 0.5, "")
+    out = edited("--prompt", "x", "--correction", "negative-prompt", "--overwrite")
+    record = json.loads((out / "edits.json").read_text())
+    assert (record["correction"], record["adapter_scale"]) == ("negative-prompt", 1.0)
+    assert record["inversion_prompt"] == record["caption"]
 
 
 def test_generating_is_the_same_for_the_same_seed(tav, tiny_bundle, work):

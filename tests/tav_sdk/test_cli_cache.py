@@ -13,7 +13,7 @@ from tav_sdk.cache import ENTRY, Cache, cache_key
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TAV_CACHE", str(tmp_path / "root"))
-    for kind in ("ENGINES", "INVERSIONS"):
+    for kind in ("ENGINES", "INVERSIONS", "CONTROLNETS"):
         monkeypatch.delenv(f"TAV_CACHE_SIZE_{kind}", raising=False)
     return tmp_path / "root"
 
@@ -50,7 +50,8 @@ def test_each_command_shows_an_example(tav, command):
 
 def test_the_help_says_how_to_choose_folder_and_limits(tav):
     text = " ".join(tav("cache").stdout.split())
-    assert "TAV_CACHE names another folder; TAV_CACHE_SIZE_ENGINES and TAV_CACHE_SIZE_INVERSIONS set the limits" in text
+    assert "TAV_CACHE names another folder; TAV_CACHE_SIZE_ENGINES, TAV_CACHE_SIZE_INVERSIONS" in text
+    assert "and TAV_CACHE_SIZE_CONTROLNETS set the limits" in text
 
 
 # --- list -----------------------------------------------------------------------------------------------------------
@@ -69,6 +70,7 @@ def test_the_list_says_what_there_is(tav, filled):
         str(filled),
         "engines: 1 entry, 2.0 MB of 20.0 GB",
         "inversions: 1 entry, 2.0 MB of 1.0 GB",
+        "controlnets: 0 entries, 0.0 kB of 10.0 GB",
     ]
 
 
@@ -85,6 +87,7 @@ def test_the_list_of_nothing(tav, root):
         str(root),
         "engines: 0 entries, 0.0 kB of 20.0 GB",
         "inversions: 0 entries, 0.0 kB of 1.0 GB",
+        "controlnets: 0 entries, 0.0 kB of 10.0 GB",
     ]
 
 
@@ -132,7 +135,8 @@ def test_clearing_asks_first(tav, filled):
     result = tav("cache", "clear", "--older-than", 2)  # without an answer
     assert result.exit_code == 2
     assert "error: nobody answered, and nothing was removed; give --yes" in result.stderr
-    assert f"Remove the engines and inversions that were not used for 2 days from {filled}? [y/N]" in result.stdout
+    question = f"Remove the engines, inversions and controlnets that were not used for 2 days from {filled}? [y/N]"
+    assert question in result.stdout
     assert len(kept("engines")) == 1
 
 

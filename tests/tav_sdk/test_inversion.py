@@ -1,19 +1,25 @@
 import numpy as np
 import pytest
 
-from tav_sdk.errors import CancelledError
-from tav_sdk.inversion import ddim_invert
+from tav_sdk.errors import CancelledError, InputError
+from tav_sdk.inversion import check_correction, ddim_invert, direct_offsets
 from tav_sdk.sampling import ddim_sample
 from tav_sdk.schedule import DDIMSchedule
 
 SCHEDULE = DDIMSchedule(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False
 )
+PREDICTIONS = [("epsilon", "leading"), ("v_prediction", "leading"), ("v_prediction", "trailing")]
 STATES = np.zeros((1, 3, 5), np.float32)
 
 
 def source() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((1, 4, 2, 4, 4), dtype=np.float32)
+
+
+def schedule_of(prediction_type: str, spacing: str) -> DDIMSchedule:
+    config = {**SCHEDULE.to_config(), "prediction_type": prediction_type, "timestep_spacing": spacing}
+    return DDIMSchedule.from_config(config | {"rescale_betas_zero_snr": spacing == "trailing"})
 
 
 def smooth_unet(sample, timestep, encoder_hidden_states):
@@ -54,6 +60,80 @@ def test_sampling_without_guidance_reconstructs_the_latents():
         errors.append(np.abs(back - source()).mean() / np.abs(source()).mean())
     assert errors[0] < 0.15
     assert errors[1] < 0.4 * errors[0]  # a first-order method
+
+
+def trajectory(schedule, steps):
+    """The latents of an inversion, clean first: ``(steps + 1, 1, c, f, h, w)``."""
+    latents = [source()]
+    ddim_invert(smooth_unet, source(), STATES, schedule, steps, lambda step: latents.append(step.latents))
+    return np.stack(latents)
+
+
+@pytest.mark.parametrize(("prediction_type", "spacing"), PREDICTIONS)
+def test_inversion_is_exact_where_the_prediction_does_not_change_with_the_latents(prediction_type, spacing):
+    schedule = schedule_of(prediction_type, spacing)
+
+    def unet(sample, timestep, encoder_hidden_states):
+        return source()[..., ::-1] * np.float32(np.cos(timestep / 300))
+
+    noise = ddim_invert(unet, source(), STATES, schedule, 20)
+    assert np.abs(noise - source()).max() > 0.5
+    np.testing.assert_allclose(ddim_sample(unet, noise, STATES, None, schedule, 20, 1.0), source(), atol=1e-4)
+
+
+@pytest.mark.parametrize(("prediction_type", "spacing"), PREDICTIONS)
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
+def test_inversion_of_gaussian_data_comes_back_and_gives_normal_noise(prediction_type, spacing, sigma):
+    """The model that is perfect for data of that deviation is linear in the latents."""
+    schedule, clean = schedule_of(prediction_type, spacing), sigma * source()
+
+    def unet(sample, timestep, encoder_hidden_states):
+        alpha = schedule.alpha_cumprod(int(timestep))
+        total = alpha * sigma**2 + 1 - alpha  # the latents' variance at that level
+        factor = np.sqrt(1 - alpha) if prediction_type == "epsilon" else np.sqrt(alpha * (1 - alpha)) * (1 - sigma**2)
+        return np.float32(factor / total) * sample
+
+    noise = ddim_invert(unet, clean, STATES, schedule, 50)
+    assert noise.std() / source().std() == pytest.approx(1, abs=0.06)
+    back = ddim_sample(unet, noise, STATES, None, schedule, 50, 1.0)
+    assert np.abs(back - clean).mean() < 0.04 * np.abs(clean).mean()
+
+
+@pytest.mark.parametrize(("prediction_type", "spacing"), PREDICTIONS)
+def test_direct_offsets_lead_back_over_the_inversions_latents(prediction_type, spacing):
+    schedule = schedule_of(prediction_type, spacing)
+    path, back = trajectory(schedule, 10), []
+    offsets = direct_offsets(smooth_unet, path, STATES, schedule)
+    assert offsets.shape == (10, *source().shape)
+    assert offsets.dtype == np.float32
+    ddim_sample(
+        smooth_unet,
+        path[-1],
+        STATES,
+        None,
+        schedule,
+        10,
+        1.0,
+        lambda step: back.append(step.latents),
+        offsets=offsets,
+    )
+    np.testing.assert_allclose(np.stack(back), path[-2::-1], atol=1e-4)
+    plain = ddim_sample(smooth_unet, path[-1], STATES, None, schedule, 10, 1.0)
+    assert np.abs(plain - source()).max() > 0.02
+
+
+def test_direct_offsets_report_their_steps_and_can_be_cancelled():
+    steps, path = [], trajectory(SCHEDULE, 4)
+    direct_offsets(smooth_unet, path, STATES, SCHEDULE, lambda step: steps.append((step.stage, step.step, step.total)))
+    assert steps == [("correction", index, 4) for index in (1, 2, 3, 4)]
+    with pytest.raises(CancelledError, match="correction was cancelled after step 1 of 4"):
+        direct_offsets(smooth_unet, path, STATES, SCHEDULE, lambda step: False)
+
+
+def test_an_unknown_correction_is_refused():
+    text = "there is no correction 'null-text'; choose one of none, negative-prompt, direct"
+    with pytest.raises(InputError, match=text):
+        check_correction("null-text")
 
 
 def test_the_trajectory_is_reported():

@@ -26,6 +26,8 @@ FACTS = InversionFacts(
     prompt="a man is skiing",
     num_inversion_steps=50,
     seed=None,
+    adapter_scale=1.0,
+    correction="none",
 )
 OTHERS: dict[str, Any] = {
     "clip": "d" * 64,
@@ -39,6 +41,8 @@ OTHERS: dict[str, Any] = {
     "prompt": "",
     "num_inversion_steps": 25,
     "seed": 0,
+    "adapter_scale": 0.5,
+    "correction": "direct",
 }
 
 
@@ -63,6 +67,23 @@ def test_what_was_kept_is_found_to_the_bit(cache, inversion):
         assert got.dtype == want.dtype
         np.testing.assert_array_equal(got, want)
     assert (found.fps, found.prompt, found.num_inversion_steps) == (8.0, "a man is skiing", 50)
+
+
+def test_the_offsets_of_a_direct_inversion_are_kept_to_the_bit(cache, inversion):
+    facts = dataclasses.replace(FACTS, correction="direct")
+    offsets = np.random.default_rng(1).standard_normal((50, *inversion.latents.shape), dtype=np.float32)
+    InversionCache(cache).keep(facts, dataclasses.replace(inversion, correction="direct", offsets=offsets))
+    found = InversionCache(cache).find(facts, fps=8.0)
+    assert found is not None
+    assert found.correction == "direct"
+    np.testing.assert_array_equal(found.offsets, offsets)
+
+
+def test_a_direct_inversion_without_its_offsets_is_not_used(cache, inversion, caplog):
+    facts = dataclasses.replace(FACTS, correction="direct")
+    InversionCache(cache).keep(facts, inversion)
+    assert InversionCache(cache).find(facts, fps=8.0) is None
+    assert "a kept inversion cannot be used: " in caplog.text
 
 
 def test_what_was_not_kept_is_not_found(cache):

@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 
 import tav_sdk
-from tav_sdk.errors import CancelledError, EngineError, InputError
+from tav_sdk.bundle import Bundle
+from tav_sdk.engines import open_engine
+from tav_sdk.errors import BundleError, CancelledError, EngineError, InputError
 from tav_sdk.inversion import ddim_invert
+from tav_sdk.pipeline import Pipeline
 from tav_sdk.sampling import ddim_sample
 
 
@@ -143,6 +146,170 @@ def test_a_closed_pipeline_opens_its_engines_again(tiny_bundle):
     pipeline.close()
 
 
+# --- corrections ----------------------------------------------------------------------------------------------------
+
+
+def prompts_of(pipeline, monkeypatch):
+    """The prompts that the pipeline encodes from now on."""
+    seen, encode_prompt = [], pipeline.encode_prompt
+    monkeypatch.setattr(pipeline, "encode_prompt", lambda prompt: seen.append(prompt) or encode_prompt(prompt))
+    return seen
+
+
+def test_without_a_correction_an_inversion_keeps_nothing_for_one(pipeline, clip):
+    inversion = pipeline.invert(clip, num_inversion_steps=2)
+    assert (inversion.correction, inversion.offsets, inversion.prompt) == ("none", None, "")
+
+
+def test_the_negative_prompt_correction_has_the_caption_on_both_sides(pipeline, clip, monkeypatch):
+    seen = prompts_of(pipeline, monkeypatch)
+    inversion = pipeline.invert(clip, num_inversion_steps=2, correction="negative-prompt")
+    assert (inversion.prompt, inversion.offsets) == ("a red square is moving over the meadow", None)
+    video = pipeline.edit("a man", inversion, num_inference_steps=2)
+    assert seen == [inversion.prompt, "a man", inversion.prompt]
+    plain = pipeline.invert(clip, prompt=inversion.prompt, num_inversion_steps=2)
+    other = pipeline.edit("a man", plain, negative_prompt=plain.prompt, num_inference_steps=2)
+    np.testing.assert_array_equal(video.frames, other.frames)
+
+
+def test_the_direct_correction_gives_the_clip_back(pipeline, clip):
+    stages, latents = [], []
+    inversion = pipeline.invert(
+        clip,
+        prompt="a man",
+        num_inversion_steps=4,
+        correction="direct",
+        callback=lambda step: stages.append(step.stage),
+    )
+    assert stages == ["encode"] + ["inversion"] * 4 + ["correction"] * 4
+    assert inversion.offsets is not None
+    assert inversion.offsets.shape == (4, *inversion.latents.shape)
+    pipeline.edit("a man", inversion, guidance_scale=1.0, callback=lambda step: latents.append(step.latents))
+    np.testing.assert_allclose(latents[3], inversion.source_latents, atol=1e-3)
+    plain = pipeline.invert(clip, prompt="a man", num_inversion_steps=4)
+    np.testing.assert_array_equal(plain.latents, inversion.latents)
+
+
+def test_an_unknown_correction_is_refused(pipeline, clip):
+    with pytest.raises(InputError, match="there is no correction 'null'; choose one of none, negative-prompt, direct"):
+        pipeline.invert(clip, correction="null")
+
+
+def test_the_negative_prompt_correction_without_a_caption_is_refused(pipeline, clip):
+    text = "negative-prompt needs an inversion with the clip's caption: expected a prompt .* got ' '"
+    with pytest.raises(InputError, match=text):
+        pipeline.invert(clip, prompt=" ", correction="negative-prompt")
+
+
+def test_the_negative_prompt_correction_takes_no_other_negative_prompt(pipeline, clip):
+    inversion = pipeline.invert(clip, num_inversion_steps=2, correction="negative-prompt")
+    with pytest.raises(InputError, match="in the negative prompt's place, got 'snow' for it, too; leave one of them"):
+        pipeline.edit("a man", inversion, negative_prompt="snow", num_inference_steps=2)
+
+
+def test_the_direct_correction_takes_no_other_number_of_steps(pipeline, clip):
+    inversion = pipeline.invert(clip, num_inversion_steps=2, correction="direct")
+    with pytest.raises(InputError, match="num_inference_steps must be 2, as many as the clip was inverted with, got 3"):
+        pipeline.edit("a man", inversion, num_inference_steps=3)
+
+
+# --- the adapter scale ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_pipeline(other_bundle):
+    """A pipeline whose weights are far from the base's."""
+    with tav_sdk.load(other_bundle, engine="onnxruntime-cpu", cache=False) as pipeline:
+        yield pipeline
+
+
+def predicted(pipeline, frames=None):
+    sample = np.random.default_rng(0).standard_normal(pipeline.manifest.latents_shape, dtype=np.float32)
+    sample = sample if frames is None else np.repeat(sample[:, :, :1], frames, axis=2)
+    return pipeline._unet(sample, np.asarray(500), pipeline.encode_prompt("a man")), sample
+
+
+def test_a_scale_of_1_is_bit_identical_and_comes_back(other_pipeline, tiny_bundle):
+    first, _ = predicted(other_pipeline)
+    other_pipeline.adapter_scale = 0.5
+    assert other_pipeline.adapter_scale == 0.5
+    half, _ = predicted(other_pipeline)
+    other_pipeline.adapter_scale = 1
+    np.testing.assert_array_equal(predicted(other_pipeline)[0], first)
+    with tav_sdk.load(other_pipeline._bundle.folder, cache=False, adapter_scale=0.5) as loaded:
+        np.testing.assert_array_equal(predicted(loaded)[0], half)
+    assert np.abs(half - first).max() > 1e-4
+
+
+def test_scale_0_is_the_image_model(other_pipeline, tiny_base):
+    """Frame 0 sees itself alone; of a clip that stands still every frame does."""
+    torch = pytest.importorskip("torch")
+    from tav_sdk.training import BaseModel
+
+    other_pipeline.adapter_scale = 0
+    unet, states = BaseModel(tiny_base).load_unet(), torch.from_numpy(other_pipeline.encode_prompt("a man"))
+    for frames, alike in ((None, 1), (other_pipeline.manifest.num_frames, other_pipeline.manifest.num_frames)):
+        got, sample = predicted(other_pipeline, frames)
+        with torch.no_grad():
+            expected = unet(torch.from_numpy(sample[:, :, 0]), 500, states).sample.numpy()
+        for frame in range(alike):
+            np.testing.assert_allclose(got[:, :, frame], expected, atol=1e-4)
+    other_pipeline.adapter_scale = 1
+    assert np.abs(predicted(other_pipeline)[0][:, :, 0] - expected).max() > 1e-3
+
+
+def test_scale_0_is_the_inflated_base(other_pipeline, tiny_base, other_run):
+    torch = pytest.importorskip("torch")
+    from tav_sdk.training import BaseModel, inflate, load_run
+
+    other_pipeline.adapter_scale = 0
+    got, sample = predicted(other_pipeline)
+    model = inflate(BaseModel(tiny_base).load_unet(), load_run(other_run).inflation, sample.shape[2]).eval()
+    with torch.no_grad():
+        states = torch.from_numpy(other_pipeline.encode_prompt("a man"))
+        expected = model(torch.from_numpy(sample), torch.tensor(500), states).numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_the_scale_stays_when_weights_are_swapped(other_pipeline, tiny_bundle):
+    other_pipeline.adapter_scale = 0
+    base, _ = predicted(other_pipeline)
+    other_pipeline.swap(tiny_bundle)
+    assert other_pipeline.adapter_scale == 0
+    np.testing.assert_array_equal(predicted(other_pipeline)[0], base)
+
+
+def test_a_scale_out_of_range_is_refused_and_changes_nothing(other_pipeline, tiny_bundle):
+    before, _ = predicted(other_pipeline)
+    with pytest.raises(InputError, match=r"adapter_scale must be from 0 \(the base\) to 2, got 3"):
+        other_pipeline.adapter_scale = 3
+    assert other_pipeline.adapter_scale == 1
+    np.testing.assert_array_equal(predicted(other_pipeline)[0], before)
+    with pytest.raises(InputError, match=r"adapter_scale must be from 0 \(the base\) to 2, got nan"):
+        tav_sdk.load(tiny_bundle, adapter_scale=float("nan"))
+
+
+def test_a_bundle_of_before_there_was_a_scale_is_refused_another_one(bundle_copy, edit_manifest):
+    def age(manifest):
+        del manifest["graphs"]["unet"]["untuned"], manifest["files"]["unet/untuned.safetensors"]
+
+    edit_manifest(age)
+    with tav_sdk.load(bundle_copy, cache=False) as pipeline:
+        before, _ = predicted(pipeline)
+        text = "does not hold the base's own weights, which adapter_scale 0.5 needs; export its run again, or leave the"
+        with pytest.raises(BundleError, match=text):
+            pipeline.adapter_scale = 0.5
+        np.testing.assert_array_equal(predicted(pipeline)[0], before)
+
+
+def test_an_engine_that_was_given_takes_no_scale(tiny_bundle):
+    bundle = Bundle(tiny_bundle)
+    with open_engine(bundle.graph("unet"), engine="onnxruntime-cpu") as engine:
+        text = "was given its unet engine, whose weights are fixed: adapter_scale must be 1, got 0.5"
+        with pytest.raises(InputError, match=text):
+            Pipeline(bundle, engine="onnxruntime-cpu", engines={"unet": engine}, adapter_scale=0.5)
+
+
 # --- the cache of inversions ----------------------------------------------------------------------------------------
 
 
@@ -169,7 +336,26 @@ def test_a_second_inversion_of_a_clip_comes_from_the_cache(stages):
     np.testing.assert_array_equal(second.source_latents, first.source_latents)
 
 
-@pytest.mark.parametrize("how", [{"prompt": "a man"}, {"num_inversion_steps": 3}, {"seed": 1}])
+def test_an_inversion_with_another_scale_does_not_come_from_the_cache(tiny_bundle, clip, stages):
+    first, _ = stages()
+    with tav_sdk.load(tiny_bundle, adapter_scale=0) as pipeline:
+        seen = []
+        second = pipeline.invert(clip, num_inversion_steps=2, callback=lambda step: seen.append(step.stage))
+    assert "encode" in seen
+    assert (second.latents != first.latents).any()
+
+
+def test_a_direct_inversion_comes_from_the_cache_with_its_offsets(stages):
+    first, made = stages(correction="direct")
+    second, found = stages(correction="direct")
+    assert (made.count("correction"), found) == (2, ["inversion"])
+    assert second.correction == "direct"
+    np.testing.assert_array_equal(second.offsets, first.offsets)
+
+
+@pytest.mark.parametrize(
+    "how", [{"prompt": "a man"}, {"num_inversion_steps": 3}, {"seed": 1}, {"correction": "direct"}]
+)
 def test_another_inversion_does_not_come_from_the_cache(stages, how):
     stages()
     assert stages(**how)[1].count("inversion") == how.get("num_inversion_steps", 2)

@@ -55,6 +55,21 @@ def test_without_guidance_there_is_one_evaluation_a_step(scale):
     assert batches == [1, 1, 1, 1]
 
 
+def test_offsets_are_added_after_each_step():
+    offsets = np.random.default_rng(1).standard_normal((3, *noise().shape), dtype=np.float32)
+    got = ddim_sample(by_text, noise(), COND, UNCOND, SCHEDULE, 3, 4.0, offsets=offsets)
+    latents = noise()
+    for timestep, offset in zip(SCHEDULE.timesteps(3), offsets, strict=True):
+        latents = SCHEDULE.step(np.full_like(latents, 0.9), timestep, latents, 3) + offset
+    np.testing.assert_allclose(got, latents, atol=1e-5)
+
+
+def test_offsets_of_another_number_of_steps_are_refused():
+    text = "num_inference_steps must be 3, as many as the clip was inverted with, got 4: the direct correction has"
+    with pytest.raises(InputError, match=text):
+        ddim_sample(by_text, noise(), COND, None, SCHEDULE, 4, 1.0, offsets=np.zeros((3, *noise().shape), np.float32))
+
+
 def test_the_loop_equals_diffusers():
     torch = pytest.importorskip("torch")
     from diffusers import DDIMScheduler

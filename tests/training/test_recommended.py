@@ -41,7 +41,7 @@ def test_pocket_is_the_default_base_and_has_its_own():
     config = TuneConfig(**CLIP)
     assert config.base == "pocket"
     assert (config.height, config.width) == (64, 64)
-    own = json.loads((BaseModel("pocket").folder / "tav_sdk.json").read_text())
+    own = json.loads((BaseModel("pocket").path / "tav_sdk.json").read_text())
     assert (config.num_train_steps, config.learning_rate) == (own["num_train_steps"], own["learning_rate"])
 
 

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from tav_sdk.errors import CheckpointError, ConfigError, InputError, NonFiniteLossError, OutputError, SizeError
+from tav_sdk.files import sha256_of
 from tav_sdk.schedule import DDIMSchedule
 from tav_sdk.training import BaseModel, InflationOptions, TuneConfig, inflate, load_run, trainable_parameters, tune
 from tav_sdk.training.checkpoint import load_delta, save_delta
@@ -244,6 +245,34 @@ def test_a_delta_of_another_model_is_refused(config, tiny_run, tiny_base):
     model = inflate(unet, InflationOptions(temporal=False), 4)
     with pytest.raises(CheckpointError, match=r"does not fit the model \(\d+ differences\): unexpected"):
         load_delta(model, load_run(tiny_run).delta_path)
+
+
+def test_a_run_at_an_earlier_step_is_that_of_fewer_steps(config, tmp_path):
+    run = tune(config)
+    assert run.steps == (2, 4, 5)
+    assert run.at(5) is run
+    fewer = tune(config.replace(num_train_steps=2, out=tmp_path / "fewer"))
+    assert run.at(2).delta_path == run.folder / "snapshots" / "step-000002.safetensors"
+    assert run.at(2).record["delta_sha256"] == sha256_of(run.at(2).delta_path) != run.record["delta_sha256"]
+    assert run.at(2).config.num_train_steps == 2
+    for name, tensor in delta_of(run.at(2)).items():
+        assert torch.equal(tensor, delta_of(fewer)[name])
+
+
+def test_a_step_without_a_snapshot_is_refused_with_those_there_are(config):
+    run = tune(config)
+    text = (
+        r"has no snapshot of step 3: it has snapshots of the steps 2, 4 and the last, 5; tune again with --checkpoint"
+    )
+    with pytest.raises(CheckpointError, match=text):
+        run.at(3)
+
+
+def test_a_run_without_snapshots_says_so(tiny_run):
+    run = load_run(tiny_run)
+    assert run.steps == (2,)
+    with pytest.raises(CheckpointError, match="has no snapshot of step 1: it has the last step, 2, alone; tune again"):
+        run.at(1)
 
 
 def test_an_unfinished_run_says_how_to_go_on(config, tmp_path):

@@ -57,13 +57,19 @@ class TrainingSetting:
     unet_ema: float = 0.999
     caption_dropout: float = 0.1
     min_snr_gamma: float = 5.0
+    control_batch: int = 32
+    control_steps: int = 2400
+    control_lr: float = 5e-4
+    control_caption_dropout: float = 0.3
+    control_shards: int = 80
     shard: int = 512
     first_shards: int = 40
     max_shards: int = 240
     steps_per_shard: int = 40
 
     def __post_init__(self) -> None:
-        for field in ("clip_batch", "vae_batch", "unet_batch", "shard", "first_shards", "steps_per_shard"):
+        batches = ("clip_batch", "vae_batch", "unet_batch", "control_batch")
+        for field in (*batches, "shard", "first_shards", "steps_per_shard"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{field} must be 1 or more, got {getattr(self, field)}.")
         if not 0.0 <= self.caption_dropout < 1.0:
@@ -85,6 +91,9 @@ LARGE = replace(
     max_shards=600,
     steps_per_shard=100,
     unet_steps=12_000,
+    control_batch=256,
+    control_steps=6000,
+    control_shards=400,
     finish_steps=4000,
 )
 SETTINGS = {setting.name: setting for setting in (SMALL, LARGE)}

@@ -12,6 +12,7 @@ from tav_sdk.pocket import SAMPLES
 from tav_sdk.training.pocket.autoencoder import load_autoencoder
 from tav_sdk.training.pocket.clip_model import load_clip, text_tower
 from tav_sdk.training.pocket.config import PICTURE_SIZE, RECOMMENDED, TrainingSetting
+from tav_sdk.training.pocket.controlnet import load_controlnet
 from tav_sdk.training.pocket.samples import write_samples
 from tav_sdk.training.pocket.text import write_tokenizer
 from tav_sdk.training.pocket.unet import build_scheduler, load_unet
@@ -22,13 +23,15 @@ def export_pocket(setting: TrainingSetting, state: Path, folder: Path) -> int:
     """Export the training state in ``state`` to ``folder``; returns the U-Net's step.
 
     Layout: ``model_index.json``, ``tav_sdk.json``, ``unet/``, ``vae/``, ``text_encoder/``, ``tokenizer/``,
-    ``scheduler/``, ``clip/``, ``samples/``: all that ``tav_sdk/pocket`` holds but its code and model card.
+    ``scheduler/``, ``clip/``, ``controlnet/``, ``samples/``: all that ``tav_sdk/pocket`` holds but its code and model
+    card.
     """
     unet, step = load_unet(setting, state)
     vae, clip = load_autoencoder(setting, state), load_clip(setting, state)
     folder.mkdir(parents=True, exist_ok=True)
     text_tower(clip, setting).save_pretrained(folder / "text_encoder")  # float32: it is small, and loads as stored
-    for name, part in (("unet", unet), ("vae", vae), ("clip", clip)):
+    controlnet, _ = load_controlnet(setting, state)
+    for name, part in (("unet", unet), ("vae", vae), ("clip", clip), ("controlnet", controlnet)):
         torch.nn.Module.to(part, dtype=torch.float16)
         part.save_pretrained(folder / name)
     write_tokenizer(folder / "tokenizer")

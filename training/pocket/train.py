@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tav_sdk.errors import ConfigError, MissingExtraError, TavError
 
-STAGES = ("clip", "vae", "unet", "finish", "decoder", "export")
+STAGES = ("clip", "vae", "unet", "finish", "decoder", "controlnet", "export")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -23,7 +23,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--setting", default="small", help="small (CPU) or large (one data-centre GPU)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the training state; an old one is resumed")
     parser.add_argument("--stage", choices=("all", *STAGES), default="all")
-    parser.add_argument("--steps", type=int, help="unet: train up to this step; finish: decay over so many")
+    parser.add_argument("--steps", type=int, help="unet, controlnet: train up to this step; finish: decay over so many")
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="export: where to (default: OUT/pocket)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: what is found to be fastest)")
     return parser.parse_args(arguments)
@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> None:
     from tav_sdk.training.pocket.autoencoder import train_autoencoder, train_decoder
     from tav_sdk.training.pocket.clip_model import train_clip
     from tav_sdk.training.pocket.config import find_setting
+    from tav_sdk.training.pocket.controlnet import train_controlnet
     from tav_sdk.training.pocket.export import export_pocket
     from tav_sdk.training.pocket.loop import ThreadChoice
     from tav_sdk.training.pocket.unet import train_unet
@@ -64,6 +65,8 @@ def run(options: argparse.Namespace) -> None:
     threads = ThreadChoice((1, cores)) if setting.device == "cpu" and not options.threads and cores > 1 else None
     if options.steps and options.stage == "finish":
         setting = replace(setting, finish_steps=options.steps)
+    elif options.steps and options.stage == "controlnet":
+        setting = replace(setting, control_steps=options.steps)
     elif options.steps:
         setting = replace(setting, unet_steps=options.steps)
     stages: dict[str, Callable[[], object]] = {
@@ -72,6 +75,7 @@ def run(options: argparse.Namespace) -> None:
         "unet": lambda: train_unet(setting, out, threads=threads),
         "finish": lambda: train_unet(setting, out, finish=setting.finish_steps, threads=threads),
         "decoder": lambda: train_decoder(setting, out, threads=threads),
+        "controlnet": lambda: train_controlnet(setting, out, threads=threads),
         "export": lambda: export_pocket(setting, out, options.export or out / "pocket"),
     }
     for name in STAGES if options.stage == "all" else (options.stage,):

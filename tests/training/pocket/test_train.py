@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import ControlNetModel, StableDiffusionPipeline
 from transformers import CLIPModel
 
 from tav_sdk.errors import BaseModelError, ConfigError
@@ -14,6 +14,7 @@ from tav_sdk.training.pocket.autoencoder import train_autoencoder, train_decoder
 from tav_sdk.training.pocket.clip_model import contrastive_loss, train_clip
 from tav_sdk.training.pocket.clips import SAMPLE_CLIPS
 from tav_sdk.training.pocket.config import RECOMMENDED, SETTINGS, SMALL, TrainingSetting, find_setting
+from tav_sdk.training.pocket.controlnet import EdgeCache, build_controlnet, load_controlnet, train_controlnet
 from tav_sdk.training.pocket.export import export_pocket
 from tav_sdk.training.pocket.loop import Schedule, ThreadChoice, read_state
 from tav_sdk.training.pocket.train import main
@@ -26,6 +27,7 @@ def trained(micro: TrainingSetting, tmp_path_factory: pytest.TempPathFactory) ->
     train_clip(micro, folder)
     train_autoencoder(micro, folder)
     train_unet(micro, folder)
+    train_controlnet(micro, folder)
     return folder
 
 
@@ -47,6 +49,20 @@ def test_resuming_equals_an_uninterrupted_run(micro: TrainingSetting, trained: P
     train_unet(micro, tmp_path, max_steps=3)
     train_unet(micro, tmp_path, max_steps=1)
     _same(trained / "unet.pt", tmp_path / "unet.pt")
+    train_controlnet(micro, tmp_path, max_steps=1)
+    train_controlnet(micro, tmp_path)
+    _same(trained / "controlnet.pt", tmp_path / "controlnet.pt")
+
+
+def test_a_controlnet_starts_at_nothing_and_learns_with_the_unet_frozen(micro: TrainingSetting, trained: Path):
+    fresh, (model, step) = build_controlnet(micro, trained), load_controlnet(micro, trained)
+    assert step == micro.control_steps
+    zero, moved = fresh.controlnet_mid_block.weight, model.controlnet_mid_block.weight
+    assert not zero.any()
+    assert moved.any()
+    picked = EdgeCache(micro, trained).pick(torch.tensor([0, 1]))
+    assert picked.shape == (2, 3, 64, 64)
+    assert set(picked.unique().tolist()) == {0, 1}
 
 
 def test_the_decay_phase_leaves_the_constant_state_alone(micro: TrainingSetting, trained: Path):
@@ -65,6 +81,8 @@ def test_decoder_tuning_keeps_the_encoder(micro: TrainingSetting, trained: Path)
 
 def test_the_exported_folder_is_a_diffusers_pipeline(micro: TrainingSetting, trained: Path, tmp_path: Path):
     export_pocket(micro, trained, tmp_path)
+    controlnet = ControlNetModel.from_pretrained(tmp_path / "controlnet")
+    assert controlnet.config["conditioning_embedding_out_channels"] == [16, 32, 64]
     pipeline: Any = StableDiffusionPipeline.from_pretrained(tmp_path, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("a red car", num_inference_steps=2, height=64, width=64).images[0]

@@ -1,0 +1,127 @@
+"""The diffusers layout of a base model's folder: its parts, and which of the weights in a part are read.
+
+Without PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tav_sdk.errors import BaseModelError
+
+PARTS = {
+    "unet": "config.json",
+    "vae": "config.json",
+    "text_encoder": "config.json",
+    "tokenizer": "tokenizer_config.json",
+    "scheduler": "scheduler_config.json",
+}
+WEIGHTS = {
+    "unet": ("diffusion_pytorch_model",),
+    "vae": ("diffusion_pytorch_model",),
+    "text_encoder": ("model", "pytorch_model"),
+}
+"""Names of a part's weights, without what follows the first dot."""
+INDEX = "model_index.json"
+VARIANTS = ("fp16", "bf16")
+"""Preferred where a part has no plain weights; any other comes after them."""
+_WEIGHTS = re.compile(
+    r"(?P<stem>\w+?)"
+    r"(?P<shard>-\d{5}-of-\d{5})?"
+    r"(?:\.(?P<variant>\w+?))?"
+    r"(?P<late>-\d{5}-of-\d{5})?"
+    r"\.(?P<suffix>safetensors|bin)"
+    r"(?P<index>\.index(?:\.(?P<of>\w+))?\.json)?"
+)
+_ANY_WEIGHTS = re.compile(r"(diffusion_|diffusion_flax_|pytorch_|flax_|tf_|rust_|open_clip_)?(pytorch_)?model[.-]")
+
+
+@dataclass(frozen=True)
+class PartWeights:
+    """The weights of a part that are read.
+
+    Attributes:
+        variant: as in ``diffusion_pytorch_model.fp16.safetensors``; none of the plain ones.
+        pickled: whether they are ``.bin``.
+        files: with the index of shards.
+    """
+
+    variant: str | None
+    pickled: bool
+    files: tuple[Path, ...]
+
+
+def find_weights(folder: Path, part: str) -> PartWeights | None:
+    """What is read of a part's folder: ``.safetensors`` before ``.bin``, plain weights before variants.
+
+    Raises:
+        BaseModelError: an index names a shard that is not there.
+    """
+    sets: dict[tuple[bool, str], list[Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        found = _WEIGHTS.fullmatch(path.name)
+        if found and path.is_file() and found["stem"] in WEIGHTS[part]:
+            variant = found["variant"] or found["of"] or ""
+            sets.setdefault((found["suffix"] == "bin", variant), []).append(path)
+
+    def order(key: tuple[bool, str]) -> tuple[bool, int, str]:
+        pickled, variant = key
+        return pickled, ("", *VARIANTS, variant).index(variant), variant
+
+    if not sets:
+        return None
+    pickled, variant = min(sets, key=order)
+    files = tuple(sets[pickled, variant])
+    _check_shards(folder, files)
+    return PartWeights(variant or None, pickled, files)
+
+
+def part_files(folder: Path, part: str) -> Iterator[Path]:
+    """Every file of a part but weights that are not read, sorted."""
+    read = find_weights(folder / part, part) if part in WEIGHTS else None
+    for path in sorted((folder / part).rglob("*")):
+        if not path.is_file():
+            continue
+        if read and path not in read.files and path.parent == folder / part and _ANY_WEIGHTS.match(path.name):
+            continue
+        yield path
+
+
+def check_pipeline(folder: Path, what: str) -> None:
+    """Refuse a folder of another kind than Stable Diffusion 1.x and 2.x, with the reason.
+
+    Raises:
+        BaseModelError: it is of another kind.
+    """
+    try:
+        index = dict(json.loads((folder / INDEX).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        index = {}
+    kind = str(index.get("_class_name", ""))
+    if "transformer" in index or (folder / "transformer").is_dir():
+        reason = "it has a transformer, as SD 3, Flux and PixArt have, so there is no U-Net to inflate"
+    elif "text_encoder_2" in index or (folder / "text_encoder_2").is_dir():
+        reason = "its U-Net takes the size and a second text encoder's states, as SDXL's does"
+    else:
+        return
+    raise BaseModelError(
+        f"{what}{f' ({kind})' if kind else ''} cannot be inflated: {reason}; Stable Diffusion 1.x and 2.x are supported"
+    )
+
+
+def _check_shards(folder: Path, files: tuple[Path, ...]) -> None:
+    for path in files:
+        if path.suffix != ".json":
+            continue
+        try:
+            shards = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BaseModelError(f"{path} is no index of shards: {error}; download the model again") from error
+        if missing := sorted(shard for shard in shards if not (folder / shard).is_file()):
+            raise BaseModelError(
+                f"{path} names shards that are not there: {', '.join(missing)}; download the model again"
+            )

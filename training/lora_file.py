@@ -1,0 +1,70 @@
+"""LoRA files that are fused into a base: which, and how strongly. Without PyTorch; :mod:`.lora` fuses them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tav_sdk.errors import BaseModelError, ConfigError
+from tav_sdk.files import sha256_of
+
+IN_A_FOLDER = "pytorch_lora_weights.safetensors"
+"""What diffusers calls the file in a folder."""
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA and its scale.
+
+    Attributes:
+        path: the file.
+        scale: what the change of the weights is multiplied with; 1 as it was trained.
+    """
+
+    path: Path
+    scale: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str | Path) -> LoraFile:
+        """Read ``FILE`` or ``FILE:SCALE``; a folder stands for the file that diffusers writes into one.
+
+        Raises:
+            ConfigError: the scale is not finite.
+        """
+        text = str(text)
+        name, colon, number = text.rpartition(":")
+        path, scale = Path(text), 1.0
+        if colon and name and not path.exists():
+            try:
+                path, scale = Path(name), float(number)
+            except ValueError:  # the colon is a part of the name, as in C:\lora.safetensors
+                path = Path(text)
+        if not math.isfinite(scale):
+            raise ConfigError(f"the scale of a LoRA must be a number, as in FILE:0.8; got {text!r}")
+        return cls(path / IN_A_FOLDER if path.is_dir() else path, scale)
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.scale:g}"
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file.
+
+        Raises:
+            BaseModelError: there is no such file.
+        """
+        self.check()
+        return sha256_of(self.path)
+
+    def check(self) -> None:
+        """Check that the file is there.
+
+        Raises:
+            BaseModelError: it is not.
+        """
+        if not self.path.is_file():
+            raise BaseModelError(
+                f"there is no LoRA file {self.path}; give FILE or FILE:SCALE, such as style.safetensors:0.8"
+            )
