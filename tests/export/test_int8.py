@@ -9,14 +9,14 @@ import pytest
 
 pytest.importorskip("diffusers")
 
-from tav_sdk.bundle import TUNED_FILE, UNET, WEIGHTS_FILE, Bundle
+from tav_sdk.bundle import TUNED_FILE, UNET, UNTUNED_FILE, WEIGHTS_FILE, Bundle
 from tav_sdk.engines import open_engine
 from tav_sdk.errors import CancelledError
 from tav_sdk.export import export_clip
 from tav_sdk.export.graphs import GraphContract
 from tav_sdk.export.int8 import KEPT, LARGEST, STEPS, _integers, find_ranges, quantize
 
-FILES = ["model.onnx", WEIGHTS_FILE, TUNED_FILE]
+FILES = ["model.onnx", WEIGHTS_FILE, TUNED_FILE, UNTUNED_FILE]
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ OTHERS: dict[str, Any] = {
     "seed": 0,
     "adapter_scale": 0.5,
     "correction": "direct",
+    "control": {"video": "e" * 64, "scale": 1.0},
 }
 
 
