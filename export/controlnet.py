@@ -203,13 +203,14 @@ def _contract(model: ControlNetModel, bundle: Bundle, source: Path) -> graphs.Gr
     for what, got, expected in (
         ("channels of the latents", config["in_channels"], channels),
         ("width of the text states", config["cross_attention_dim"], text_width),
+        ("channels of the control pictures", config.get("conditioning_channels", 3), 3),
         ("pixels of a control picture per latent", factor, manifest.vae_scale_factor),
         ("residuals", _listed(residuals), _listed(bundle.residuals)),
     ):
         if got != expected:
             raise BaseModelError(
-                f"the ControlNet {source} is for another base than the bundle {bundle.folder}: {what}: expected "
-                f"{expected}, got {got}"
+                f"the ControlNet {source} does not fit the bundle {bundle.folder}, it is for another base: {what}: "
+                f"expected {expected}, got {got}"
             )
     return graphs.controlnet_contract(
         video=video,

@@ -26,7 +26,7 @@ def check_adapter_scale(scale: float) -> float:
     Raises:
         InputError: it is no number from 0 to :data:`MAX_ADAPTER_SCALE`.
     """
-    if not (math.isfinite(scale) and 0 <= scale <= MAX_ADAPTER_SCALE):
+    if not (isinstance(scale, int | float | np.floating) and math.isfinite(scale) and 0 <= scale <= MAX_ADAPTER_SCALE):
         raise InputError(
             f"adapter_scale must be from 0 (the base) to {MAX_ADAPTER_SCALE:g}, got {scale}; 1 is as it was tuned"
         )

@@ -31,12 +31,13 @@ def canny(frames: NDArray[np.uint8], *, low: int = CANNY_THRESHOLDS[0], high: in
         ``(f, h, w, 3)`` uint8, 0 or 255.
 
     Raises:
-        InputError: a threshold is out of range, or ``low`` is above ``high``.
+        InputError: a threshold is out of range, ``low`` is above ``high``, or ``frames`` are something else.
         MissingExtraError: OpenCV is not installed.
     """
     if not 0 <= low <= high <= 1000:
         raise InputError(f"Canny's thresholds must be 0 <= low <= high <= 1000, got {low} and {high}")
     cv2 = _opencv()
+    _check_frames(frames)
     edges = np.stack([cv2.Canny(np.ascontiguousarray(frame), low, high) for frame in frames])  # (f, h, w)
     return np.repeat(edges[..., None], 3, axis=-1)
 
@@ -51,9 +52,11 @@ def soft_edges(frames: NDArray[np.uint8]) -> Any:
         ``(f, h, w, 3)`` uint8, black where there is none, the strongest edge of a frame white.
 
     Raises:
+        InputError: ``frames`` are something else.
         MissingExtraError: OpenCV is not installed.
     """
     cv2 = _opencv()
+    _check_frames(frames)
     maps = []
     for frame in frames:
         gray = cv2.GaussianBlur(cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY), (3, 3), 0)
@@ -96,6 +99,12 @@ def agreement(edges: NDArray[np.uint8], control: NDArray[np.uint8], *, tolerance
     precision = float((found & near_asked).sum() / max(found.sum(), 1))
     recall = float((asked & near_found).sum() / max(asked.sum(), 1))
     return 2 * precision * recall / max(precision + recall, 1e-12)
+
+
+def _check_frames(frames: Any) -> None:
+    if not (isinstance(frames, np.ndarray) and frames.ndim == 4 and frames.shape[3] == 3 and frames.dtype == np.uint8):
+        got = f"{frames.dtype}{list(frames.shape)}" if isinstance(frames, np.ndarray) else type(frames).__name__
+        raise InputError(f"frames must be uint8[f, h, w, 3], got {got}; of a Video they are video.frames")
 
 
 def _opencv() -> Any:

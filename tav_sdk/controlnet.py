@@ -157,7 +157,8 @@ class Control:
         scale: how much it counts; 0 is not at all, 1 as it was trained.
 
     Raises:
-        InputError: the video's size or number of frames is not the ControlNet's, or the scale is out of range.
+        InputError: the video's size or number of frames is not the ControlNet's, the scale is out of range, or one of
+            them is something else.
     """
 
     video: Video
@@ -165,6 +166,13 @@ class Control:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.video, Video):
+            raise InputError(
+                f"the control must be a Video, got {type(self.video).__name__}; Video(frames=canny(clip.frames), "
+                "fps=clip.fps) makes one of frames"
+            )
+        if not isinstance(self.controlnet, ControlNet):
+            raise InputError(f"controlnet must be a ControlNet, got {type(self.controlnet).__name__}; open one first")
         if not 0 <= self.scale <= 10:
             raise InputError(f"the control scale must be from 0 to 10, got {self.scale:g}")
         net = self.controlnet

@@ -57,6 +57,10 @@ class PickledWeightsError(BaseModelError):
     """The base has only pickled weights, and reading them was not allowed."""
 
 
+class NotInCacheError(BaseModelError):
+    """A model of the Hugging Face hub is not in its cache, and nothing may be fetched."""
+
+
 class CheckpointError(TavError):
     """A run folder or its tuned weights are incomplete, damaged, or do not fit the model."""
 

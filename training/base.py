@@ -106,6 +106,8 @@ class BaseModel:
         check_prediction_type(self.prediction_type)
         self._check_channels()
         if not self.weights:
+            for lora in self.lora_files:
+                lora.check()
             return
         if (folder := self.tokenizer_folder) is None:
             raise BaseModelError(
@@ -193,7 +195,7 @@ class BaseModel:
                 path = fetch_configs(Path(self.base).as_posix(), **where)
         elif not path.is_dir():
             raise BaseModelError(
-                f"there is no base model folder {path}; give a folder in the diffusers layout, a single-file "
+                f"there is no base model folder {self.base}; give a folder in the diffusers layout, a single-file "
                 ".safetensors checkpoint, a Hugging Face id such as CompVis/stable-diffusion-v1-4, or 'pocket', the "
                 "base in the package"
             )

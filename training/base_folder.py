@@ -21,6 +21,7 @@ from transformers import CLIPTextModel
 
 from tav_sdk.errors import BaseModelError, PickledWeightsError
 from tav_sdk.files import sha256_of
+from tav_sdk.training.differences import listed
 from tav_sdk.training.layout import PARTS, WEIGHTS, check_pipeline, find_weights, part_files
 from tav_sdk.training.reading import PICKLED, reading
 
@@ -123,8 +124,7 @@ class BaseFolder:
         if problems:
             raise BaseModelError(
                 f"the weights of the {part} of the base model {self.path} do not fit its config.json "
-                f"({len(problems)} differences): {'; '.join(problems[:10])}. "
-                "Download the model again, or convert it again"
+                f"({len(problems)} differences):{listed(problems)}Download the model again, or convert it again"
             )
 
     def _check_weights(self, part: str) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tav_sdk.errors import CheckpointError, OutputError
 from tav_sdk.files import new_file, write_text
+from tav_sdk.training.differences import listed
 from tav_sdk.training.inflation import trainable_parameters
 from tav_sdk.training.run_folder import RECORD
 
@@ -75,7 +76,7 @@ def copy_strictly(tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Par
     ]
     if problems:
         raise CheckpointError(
-            f"{where} does not fit the model ({len(problems)} differences): {'; '.join(problems[:10])}"
+            f"{where} does not fit the model ({len(problems)} differences):{listed(problems).rstrip()}"
         )
     for name, parameter in parameters.items():
         parameter.data.copy_(tensors[name])

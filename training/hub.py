@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tav_sdk.errors import BaseModelError, MissingExtraError
+from tav_sdk.errors import BaseModelError, MissingExtraError, NotInCacheError
 from tav_sdk.training.layout import PARTS, WEIGHTS, check_pipeline, find_weights
 
 CONFIGS = ("model_index.json", "tav_sdk.json", *(f"{part}/*.json" for part in PARTS), "tokenizer/merges.txt")
@@ -82,11 +82,12 @@ def snapshot(
     """The folder in the cache with the files of a repository that fit ``patterns``.
 
     Raises:
+        NotInCacheError: they are not in the cache, and ``local_files_only`` is set.
         BaseModelError: they are neither in the cache nor can they be fetched; says what was tried.
     """
     try:
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ModuleNotFoundError as error:
         raise MissingExtraError("a base from the Hugging Face hub", "training", "huggingface_hub") from error
     # The root of the HTTP client's own errors; it is another client in each major version.
@@ -102,17 +103,17 @@ def snapshot(
             )
         )
     except (OSError, ValueError, client_error) as error:
-        tried = "the cache alone (local files only)" if local_files_only else "the cache and the Hugging Face hub"
+        what = f"there is no folder or file {repo}, and as a Hugging Face id{f' at {revision}' if revision else ''} it "
+        if local_files_only and isinstance(error, LocalEntryNotFoundError):
+            raise NotInCacheError(
+                f"{what}is not in the cache, and only the cache was asked (local files only). Leave --local-files-only "
+                "out where there is a network, or download the model there and give its folder"
+            ) from error
         reason = next(iter(str(error).strip().splitlines()), "no reason").rstrip(".")
         raise BaseModelError(
-            f"there is no folder or file {repo}, and as a Hugging Face id{f' at {revision}' if revision else ''} it "
-            f"cannot be had: tried {tried}; {type(error).__name__}: {reason}. "
-            + (
-                "Leave --local-files-only out where there is a network"
-                if local_files_only
-                else "Check the name and the network, and, for models that ask for it, log in with hf auth login"
-            )
-            + "; or download the model where there is a network and give its folder with --base"
+            f"{what}cannot be had: tried the cache{'' if local_files_only else ' and the Hugging Face hub'}; "
+            f"{type(error).__name__}: {reason}. Check the name and the network, and, for models that ask for it, log in "
+            "with hf auth login; or download the model where there is a network and give its folder"
         ) from error
 
 

@@ -16,6 +16,7 @@ from tav_sdk.frames import check_size
 from tav_sdk.training.base import BaseModel
 from tav_sdk.training.checkpoint import save_delta, versions, write_record
 from tav_sdk.training.config import InflationOptions, TuneConfig
+from tav_sdk.training.differences import listed
 from tav_sdk.training.hub import is_hub_id, snapshot
 from tav_sdk.training.inflation import inflate, load_original_state, trainable_parameters
 from tav_sdk.training.reading import reading
@@ -79,7 +80,7 @@ def import_original(
     state = _read(path)
     tuned = trainable_parameters(unet)
     before = {name: tensor.clone() for name, tensor in unet.state_dict().items() if name not in tuned}
-    load_original_state(unet, state)
+    load_original_state(unet, state, where=f"the checkpoint {path}")
     _check_frozen(path, before, state, model)
     record = {
         "format_version": FORMAT_VERSION,
@@ -141,8 +142,8 @@ def _check_frozen(path: Path, before: Mapping[str, Tensor], state: Mapping[str, 
     if changed:
         raise CheckpointError(
             f"the checkpoint {path} was not tuned from the base {base.name}, or more than the paper's tensors were: "
-            f"{len(changed)} of {len(before)} others differ: {', '.join(changed[:10])}. Give the base that it was made "
-            "from with --base"
+            f"{len(changed)} of {len(before)} others differ:{listed(changed)}Give the base that it was made from with "
+            "--base"
         )
 
 

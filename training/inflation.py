@@ -23,6 +23,8 @@ from tav_sdk.training.attention import (
     make_temporal_attention,
 )
 from tav_sdk.training.config import InflationOptions
+from tav_sdk.training.differences import listed
+from tav_sdk.training.layout import check_unet
 from tav_sdk.training.norm import VideoGroupNorm
 from tav_sdk.training.video_unet import VideoUNet
 
@@ -116,25 +118,40 @@ def freeze_all_but_tuned(model: nn.Module) -> dict[str, nn.Parameter]:
     return tuned
 
 
-def load_original_state(model: VideoUNet, state_dict: Mapping[str, Tensor]) -> None:
+def load_original_state(
+    model: VideoUNet, state_dict: Mapping[str, Tensor], *, where: str = "the checkpoint"
+) -> None:
     """Load the weights of a ``UNet3DConditionModel`` of the released code, strictly.
 
+    Args:
+        model: an inflated U-Net.
+        state_dict: the weights by name.
+        where: what they are of, for messages.
+
     Raises:
-        CheckpointError: keys are missing or left over, or shapes differ; names the first ten and the count. The
-            model is unchanged then.
+        CheckpointError: they are an image model's, keys are missing or left over, or shapes differ; names the first
+            ten and the count. The model is unchanged then.
     """
     own = model.state_dict()
+    temporal = [key for key in own if TEMPORAL_MARK in key]
+    if temporal and not any(TEMPORAL_MARK in key for key in state_dict):
+        raise CheckpointError(
+            f"{where} is an image model's, not one of the released code: it has none of the {len(temporal)} tensors of "
+            "temporal attention. Give what tuning with the released code has written"
+        )
     problems = [f"missing {key}" for key in own if key not in state_dict]
     problems += [f"unexpected {key}" for key in state_dict if key not in own]
-    problems += [
+    shapes = [
         f"{key}: expected {tuple(own[key].shape)}, got {tuple(state_dict[key].shape)}"
         for key in own
         if key in state_dict and own[key].shape != state_dict[key].shape
     ]
+    problems += shapes
     if problems:
+        other = "was made from another base, and " if shapes else ""
         raise CheckpointError(
-            f"the checkpoint does not fit this U-Net ({len(problems)} differences): {'; '.join(problems[:10])}. "
-            "Inflate the base that the checkpoint was made from, with temporal attention."
+            f"{where} {other}does not fit this U-Net ({len(problems)} differences):{listed(problems)}"
+            "Inflate the base that the checkpoint was made from, with temporal attention"
         )
     model.load_state_dict(dict(state_dict))
 
@@ -181,19 +198,7 @@ def _check_can_inflate(unet: UNet2DConditionModel) -> None:
             f"expected a diffusers UNet2DConditionModel, got {type(unet).__name__}; transformer models "
             "(SD 3, Flux, PixArt) have no U-Net to inflate"
         )
-    config = unet.config
-    if config.addition_embed_type is not None or config.encoder_hid_dim is not None:
-        raise BaseModelError(
-            f"this U-Net takes additional conditions (addition_embed_type={config.addition_embed_type!r}, "
-            f"encoder_hid_dim={config.encoder_hid_dim!r}), as SDXL and DeepFloyd do; Stable Diffusion 1.x "
-            "and 2.x are supported"
-        )
-    if config.class_embed_type is not None or config.num_class_embeds is not None:
-        raise BaseModelError(
-            f"this U-Net takes a class (class_embed_type={config.class_embed_type!r}, "
-            f"num_class_embeds={config.num_class_embeds!r}), as upscalers and unCLIP do; Stable Diffusion 1.x and 2.x "
-            "are supported"
-        )
+    check_unet(unet.config, "this U-Net")
     blocks = list(transformer_blocks(unet))
     if not blocks:
         raise BaseModelError("this U-Net has no transformer block with attention, so there is nothing to tune")

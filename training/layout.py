@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tav_sdk.errors import BaseModelError
 
@@ -27,6 +28,9 @@ WEIGHTS = {
 }
 """Names of a part's weights, without what follows the first dot."""
 INDEX = "model_index.json"
+UNET_CLASS = "UNet2DConditionModel"
+ATTENTION = "CrossAttn"
+"""Stands in the name of every block of a U-Net that has transformer blocks, as CrossAttnDownBlock2D."""
 VARIANTS = ("fp16", "bf16")
 """Preferred where a part has no plain weights; any other comes after them."""
 _WEIGHTS = re.compile(
@@ -94,23 +98,74 @@ def part_files(folder: Path, part: str) -> Iterator[Path]:
 def check_pipeline(folder: Path, what: str) -> None:
     """Refuse a folder of another kind than Stable Diffusion 1.x and 2.x, with the reason.
 
+    Only configurations are read; one that is missing or damaged is left to who needs it.
+
     Raises:
         BaseModelError: it is of another kind.
     """
-    try:
-        index = dict(json.loads((folder / INDEX).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        index = {}
+    index = _read(folder / INDEX)
     kind = str(index.get("_class_name", ""))
     if "transformer" in index or (folder / "transformer").is_dir():
         reason = "it has a transformer, as SD 3, Flux and PixArt have, so there is no U-Net to inflate"
     elif "text_encoder_2" in index or (folder / "text_encoder_2").is_dir():
         reason = "its U-Net takes the size and a second text encoder's states, as SDXL's does"
     else:
+        check_unet(_read(folder / "unet" / PARTS["unet"]), f"the U-Net of {what}")
         return
     raise BaseModelError(
         f"{what}{f' ({kind})' if kind else ''} cannot be inflated: {reason}; Stable Diffusion 1.x and 2.x are supported"
     )
+
+
+def check_unet(config: Mapping[str, Any], what: str) -> None:
+    """Refuse a U-Net that cannot be inflated, as far as its configuration tells, with the reason.
+
+    Args:
+        config: in diffusers' words; what is left out has diffusers' defaults.
+        what: what it is of, for messages.
+
+    Raises:
+        BaseModelError: it is of another kind than Stable Diffusion's.
+    """
+    kind = str(config.get("_class_name") or UNET_CLASS)
+    if kind == "UNet3DConditionModel":
+        reason = f"is a {kind}, a video model already; tav import-original takes those of the released code"
+    elif kind.startswith("UNet") and kind != UNET_CLASS:
+        reason = f"is a {kind}, expected a {UNET_CLASS}"
+    elif given := _given(config, "addition_embed_type", "encoder_hid_dim", "encoder_hid_dim_type"):
+        reason = f"takes additional conditions ({given}), as SDXL and DeepFloyd do"
+    elif given := _given(config, "class_embed_type", "num_class_embeds"):
+        reason = f"takes a class ({given}), as upscalers and unCLIP do"
+    elif given := _given(config, "only_cross_attention", "mid_block_only_cross_attention"):
+        reason = f"has no plain self-attention ({given})"
+    elif not any(ATTENTION in str(block) for block in _blocks(config)):
+        reason = "has no transformer block with attention, so there is nothing to tune"
+    else:
+        return
+    raise BaseModelError(f"{what} {reason}; Stable Diffusion 1.x and 2.x are supported")
+
+
+def _given(config: Mapping[str, Any], *names: str) -> str:
+    """Those of the names that are set to something, with their values."""
+    values = {name: config.get(name) for name in names}
+    return ", ".join(
+        f"{name}={value!r}"
+        for name, value in values.items()
+        if value not in (None, False) and not (isinstance(value, (list, tuple)) and not any(value))
+    )
+
+
+def _blocks(config: Mapping[str, Any]) -> list[Any]:
+    """The kinds of all blocks; those that are left out are Stable Diffusion's."""
+    sides = [config.get(name) or [f"{ATTENTION}Block2D"] for name in ("down_block_types", "up_block_types")]
+    return [*sides[0], *sides[1], config.get("mid_block_type", f"UNetMidBlock2D{ATTENTION}")]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _check_shards(folder: Path, files: tuple[Path, ...]) -> None:

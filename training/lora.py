@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tav_sdk.errors import BaseModelError, PickledWeightsError
+from tav_sdk.training.differences import listed
 from tav_sdk.training.lora_file import LoraFile
 from tav_sdk.training.reading import PICKLED, reading
 
@@ -46,6 +47,9 @@ OTHER_KINDS = {
     "oft_": "OFT",
 }
 """By a part of a key, adapters that are no plain LoRA."""
+_ANY_SIDE = re.compile(r"(lora_|lora\.|lora_linear_layer\.)(down|up|A|B)\b")
+_OTHER_SIDE = {"down": "up", "up": "down", "A": "B", "B": "A"}
+"""How every format calls the two factors of a module."""
 _SIDE = re.compile(r"\.lora_([AB])(?:\.\w+)?\.weight$")
 
 
@@ -135,6 +139,7 @@ def _read(lora: LoraFile, unet_config: Mapping[str, Any], *, allow_pickle: bool)
             with safe_open(lora.path, framework="pt") as file:
                 metadata = json.loads((file.metadata() or {}).get(METADATA) or "{}")
     _check_kind(what, tensors, metadata)
+    _check_whole(what, tensors)
     with reading(what):
         # kohya's names of blocks are counted in layers.
         layout = SimpleNamespace(layers_per_block=unet_config.get("layers_per_block", 2))
@@ -156,10 +161,28 @@ def _check_kind(what: str, tensors: Mapping[str, Tensor], metadata: Mapping[str,
             raise BaseModelError(f"{what} is of the kind {kind}, which cannot be fused here; give a plain LoRA")
     if any(metadata.get(f"{part}.use_dora") for part in (UNET, TEXT_ENCODER)):
         raise BaseModelError(f"{what} is of the kind DoRA, which cannot be fused here; give a plain LoRA")
+    if not tensors:
+        raise BaseModelError(f"{what} is empty: there is no tensor in it; download it again")
     if not any("lora" in key for key in tensors):
         raise BaseModelError(
             f"{what} is no LoRA: it has no key with 'lora' in it, but {', '.join(list(tensors)[:3])}; "
             "a whole checkpoint is given with --base"
+        )
+
+
+def _check_whole(what: str, tensors: Mapping[str, Tensor]) -> None:
+    sides = {key: _ANY_SIDE.search(key) for key in tensors}
+    others = {key: f"{key[: s.start(2)]}{_OTHER_SIDE[s[2]]}{key[s.end(2) :]}" for key, s in sides.items() if s}
+    if halves := [f"{key} is there, {other} is not" for key, other in others.items() if other not in tensors]:
+        raise BaseModelError(
+            f"{what} is damaged: of {len(halves)} pairs of factors only one is there:{listed(halves)}Download or "
+            "convert it again"
+        )
+    if broken := [key for key, tensor in tensors.items() if not torch.as_tensor(tensor).isfinite().all()]:
+        more = f" and {len(broken) - 1} others" if len(broken) > 1 else ""
+        raise BaseModelError(
+            f"{what} has values that are not finite: {broken[0]}{more}; it would make every weight that it changes NaN. "
+            "Download it again, or train it anew with a lower learning rate"
         )
 
 
@@ -234,6 +257,6 @@ def _match(
 def _refuse(lora: LoraFile, problems: Sequence[str], count: int) -> None:
     if problems:
         raise BaseModelError(
-            f"the LoRA {lora.path} does not fit the base model ({len(problems)} of its {count} parts match nothing): "
-            f"{'; '.join(problems[:10])}. It was made for another one: Stable Diffusion 1.x, 2.x and XL all differ"
+            f"the LoRA {lora.path} does not fit the base model ({len(problems)} of its {count} parts match nothing):"
+            f"{listed(problems)}It was made for another one: Stable Diffusion 1.x, 2.x and XL all differ"
         )

@@ -31,7 +31,7 @@ class LoraFile:
         """Read ``FILE`` or ``FILE:SCALE``; a folder stands for the file that diffusers writes into one.
 
         Raises:
-            ConfigError: the scale is not finite.
+            ConfigError: the scale is no finite number.
         """
         text = str(text)
         name, colon, number = text.rpartition(":")
@@ -39,8 +39,10 @@ class LoraFile:
         if colon and name and not path.exists():
             try:
                 path, scale = Path(name), float(number)
-            except ValueError:  # the colon is a part of the name, as in C:\lora.safetensors
-                path = Path(text)
+            except ValueError:
+                # Where there is no such file, the colon is a part of the name, as in C:\lora.safetensors.
+                if Path(name).exists():
+                    scale = math.nan
         if not math.isfinite(scale):
             raise ConfigError(f"the scale of a LoRA must be a number, as in FILE:0.8; got {text!r}")
         return cls(path / IN_A_FOLDER if path.is_dir() else path, scale)

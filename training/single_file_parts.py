@@ -26,6 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from tav_sdk.errors import BaseModelError
 from tav_sdk.files import sha256_of
+from tav_sdk.training.differences import listed
 from tav_sdk.training.reading import reading
 from tav_sdk.training.single_file import CLIP, CLIP_TEXT, OPEN_CLIP, UNET, VAE, SingleFile
 
@@ -122,5 +123,5 @@ def _refuse(file: SingleFile, part: str, problems: Sequence[str]) -> None:
     if problems:
         raise BaseModelError(
             f"the {part} of the checkpoint {file.path} is not one of Stable Diffusion {'2.x' if file.is_v2 else '1.x'} "
-            f"({len(problems)} differences): {'; '.join(problems[:10])}. The file is incomplete, or of a changed model"
+            f"({len(problems)} differences):{listed(problems)}The file is incomplete, or of a changed model"
         )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tav_sdk.control import DETECTORS
-from tav_sdk.errors import InputError
+from tav_sdk.errors import InputError, NotEnoughFramesError, PickledWeightsError
+from tav_sdk.pocket import find_controlnet
 from tav_sdk.progress import Callback
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 ControlOpt = Annotated[
     str | None,
     typer.Option(
-        help=f"A control video beside the clip, frame for frame, or {' or '.join(DETECTORS)}: computed from the clip.",
+        help="A control video, read with the clip's --start and --stride unless it has just the frames that the "
+        f"bundle takes; or {' or '.join(DETECTORS)}: computed from the clip.",
         metavar="FILE|NAME",
     ),
 ]
@@ -32,21 +34,35 @@ ControlNetOpt = Annotated[
         "the one in the package, for canny."
     ),
 ]
-ControlScaleOpt = Annotated[float, typer.Option(help="How much the control counts, 0 to 10.")]
+ControlScaleOpt = Annotated[
+    float | None, typer.Option(help="How much the control counts, 0 to 10.", show_default="1, as it was trained")
+]
+ControlInversionOpt = Annotated[
+    bool, typer.Option("--control-inversion", help="Let the control steer the inversion, too.")
+]
 
 
-def check_control(control: str | None, controlnet: Path | None, scale: float) -> None:
+def check_control(control: str | None, controlnet: Path | None, scale: float | None, *, inversion: bool) -> None:
     """What would otherwise be found out only when the bundle is open.
 
     Raises:
-        InputError: one of the two is given without the other, there is no such video, or the scale is out of range.
+        InputError: one of the two is given without the other, or another option without them; there is no such video or
+            folder, or the scale is out of range.
     """
     if (control is None) != (controlnet is None):
         given, missing = ("--control", "--controlnet") if controlnet is None else ("--controlnet", "--control")
         raise InputError(f"{given} was given without {missing}; a control video needs a ControlNet that follows it")
+    if control is None and (scale is not None or inversion):
+        option = "--control-scale" if scale is not None else "--control-inversion"
+        raise InputError(f"{option} was given without --control, which says what steers the edit")
     if control is not None and control not in DETECTORS and not Path(control).is_file():
-        raise InputError(f"--control must be a video file or one of {', '.join(DETECTORS)}; got {control!r}")
-    if not 0 <= scale <= 10:
+        raise InputError(f"there is no control video {control}; give a file, or one of {', '.join(DETECTORS)}")
+    if controlnet is not None and not find_controlnet(controlnet).is_dir():
+        raise InputError(
+            f"there is no ControlNet folder {controlnet}; give one that tav export-controlnet wrote, or one in the "
+            "diffusers format (ids on the hub are not fetched), or pocket"
+        )
+    if scale is not None and not 0 <= scale <= 10:
         raise InputError(f"--control-scale must be from 0 to 10, got {scale:g}")
 
 
@@ -54,48 +70,68 @@ def check_control(control: str | None, controlnet: Path | None, scale: float) ->
 def open_control(
     control: str | None,
     controlnet: Path | None,
-    scale: float,
+    scale: float | None,
     *,
     pipeline: Pipeline,
-    clip: Video | None,
+    clip: Video,
+    start: int,
+    stride: int,
     engine: str,
     show: Callback,
 ) -> Iterator[Control | None]:
-    """What the options ask for, if they ask for anything; the ControlNet is closed at the end."""
+    """What the options ask for, if they ask for anything; the ControlNet is closed at the end.
+
+    Args:
+        start: index of the clip's first frame in its file.
+        stride: distance between the clip's frames.
+    """
     if control is None or controlnet is None:
         yield None
         return
     from tav_sdk.controlnet import Control
 
-    video = _video(control, clip, pipeline)
+    video = _video(control, clip, start, stride)
     with _open(controlnet, pipeline, engine, show) as net:
         net.check_fits(pipeline.bundle)
-        yield Control(video=video, controlnet=net, scale=scale)
+        yield Control(video=video, controlnet=net, scale=1.0 if scale is None else scale)
 
 
-def _video(control: str, clip: Video | None, pipeline: Pipeline) -> Video:
+def _video(control: str, clip: Video, start: int, stride: int) -> Video:
+    """The control video: frame for frame beside the clip."""
     from tav_sdk.video import Video, read_video
 
     if control in DETECTORS:
-        if clip is None:
-            raise InputError(f"--control {control} is computed from a clip, and there is none here; give a video file")
         return Video(frames=DETECTORS[control](clip.frames), fps=clip.fps)
-    manifest = pipeline.manifest
-    whole = read_video(control)
-    if whole.num_frames < manifest.num_frames:
+    count, size = clip.num_frames, (clip.height, clip.width)
+    try:
+        whole = read_video(control, num_frames=count, size=size)
+    except NotEnoughFramesError as error:
+        raise InputError(f"{error}: the control video must have a frame for each of the clip's {count}") from error
+    try:
+        read_video(control, num_frames=count + 1, size=size)
+    except NotEnoughFramesError:
+        return whole  # made for the clip's frames, not for its file's
+    try:
+        return read_video(control, num_frames=count, start=start, stride=stride, size=size)
+    except NotEnoughFramesError as error:
         raise InputError(
-            f"the control video {control} has {whole.num_frames} frames, the bundle takes {manifest.num_frames}"
-        )
-    return read_video(control, num_frames=manifest.num_frames, size=(manifest.height, manifest.width))
+            f"{error}: the control video is read as the clip is (start {start}, stride {stride}), unless it has just "
+            f"the {count} frames that the bundle takes"
+        ) from error
 
 
 def _open(controlnet: Path, pipeline: Pipeline, engine: str, show: Callback) -> ControlNet:
     from tav_sdk.controlnet import MANIFEST, ControlNet
-    from tav_sdk.pocket import find_controlnet
 
     folder = find_controlnet(controlnet)
     if not (folder / MANIFEST).is_file() and (folder / "config.json").is_file():
         from tav_sdk.export import cached_controlnet
 
-        folder = cached_controlnet(folder, bundle=pipeline.bundle, callback=show)
+        try:
+            folder = cached_controlnet(folder, bundle=pipeline.bundle, callback=show)
+        except PickledWeightsError as error:
+            raise PickledWeightsError(
+                f"{error}. In edits it cannot be: export it with tav export-controlnet {controlnet} --allow-pickle "
+                f"--bundle {pipeline.bundle.folder} --out OUT, and give OUT"
+            ) from error
     return ControlNet(folder, engine=engine)

@@ -12,7 +12,14 @@ import typer
 
 from tav_sdk.adapter import check_adapter_scale
 from tav_sdk.cli.console import say, stages
-from tav_sdk.cli.control import ControlNetOpt, ControlOpt, ControlScaleOpt, check_control, open_control
+from tav_sdk.cli.control import (
+    ControlInversionOpt,
+    ControlNetOpt,
+    ControlOpt,
+    ControlScaleOpt,
+    check_control,
+    open_control,
+)
 from tav_sdk.control import DETECTORS
 from tav_sdk.engines.select import CHOICES
 from tav_sdk.errors import InputError, PromptError
@@ -72,10 +79,8 @@ def edit(
     adapter_scale: AdapterOpt = 1.0,
     control: ControlOpt = None,
     controlnet: ControlNetOpt = None,
-    control_scale: ControlScaleOpt = 1.0,
-    control_inversion: Annotated[
-        bool, typer.Option("--control-inversion", help="Let the control steer the inversion, too.")
-    ] = False,
+    control_scale: ControlScaleOpt = None,
+    control_inversion: ControlInversionOpt = False,
     seed: Annotated[
         int | None,
         typer.Option(help="Draw the clip's latents from the VAE's posterior with this seed.", show_default="its mean"),
@@ -123,7 +128,12 @@ def edit(
             "--correction negative-prompt has the clip's caption in the negative prompt's place, got --negative-prompt "
             f"{negative_prompt!r}, too; leave one of them out"
         )
-    check_control(control, controlnet, control_scale)
+    if correction == "negative-prompt" and guidance_scale is not None and guidance_scale <= 1:
+        raise InputError(
+            "--correction negative-prompt acts through guidance, which --guidance-scale "
+            f"{guidance_scale:g} switches off; leave one of them out"
+        )
+    check_control(control, controlnet, control_scale, inversion=control_inversion)
     check_new(out, overwrite=overwrite)
     check_apart(out, bundle, video)
 
@@ -135,11 +145,13 @@ def edit(
         new_folder(out, overwrite=overwrite) as folder,
     ):
         tuned = pipeline.manifest.provenance["tuning"]
+        start = int(tuned["start"]) if start is None else start
+        stride = int(tuned["stride"]) if stride is None else stride
         clip = read_video(
             video,
             num_frames=pipeline.manifest.num_frames,
-            start=int(tuned["start"]) if start is None else start,
-            stride=int(tuned["stride"]) if stride is None else stride,
+            start=start,
+            stride=stride,
             size=(pipeline.manifest.height, pipeline.manifest.width),
         )
         # Before the inversion, which takes its time.
@@ -156,7 +168,15 @@ def edit(
         with (
             stages() as show,
             open_control(
-                control, controlnet, control_scale, pipeline=pipeline, clip=clip, engine=engine, show=show
+                control,
+                controlnet,
+                control_scale,
+                pipeline=pipeline,
+                clip=clip,
+                start=start,
+                stride=stride,
+                engine=engine,
+                show=show,
             ) as steered,
         ):
             inversion = pipeline.invert(
@@ -205,11 +225,11 @@ def edit(
             "seed": seed,
             "engine": pipeline.engine,
         }
-        if controlnet is not None:
+        if controlnet is not None and steered is not None:
             settings |= {
                 "control": control if control in DETECTORS else Path(str(control)).name,
                 "controlnet": controlnet.name,
-                "control_scale": control_scale,
+                "control_scale": steered.scale,
                 "control_inversion": control_inversion,
             }
         _write(folder, prompts, videos, suffix, fps, settings, rows)

@@ -86,7 +86,7 @@ def export(
     """
     check_apart(out, run, *(path for path in (base, bundle) if path))
 
-    from tav_sdk.bundle import check_precision
+    from tav_sdk.bundle import Bundle, check_precision
     from tav_sdk.training.run_folder import load_run
 
     if precision is not None:
@@ -97,6 +97,11 @@ def export(
     if bundle is not None:
         if precision is not None:
             raise InputError(f"--bundle has its graphs' precision, so --precision {precision} cannot be given with it")
+        if control and not Bundle(bundle, verify=False).residuals:
+            raise InputError(
+                f"--bundle has its graphs, and those of {bundle} take no control, so --control cannot be given with "
+                "it; export that bundle's run again with --control, or this one without --bundle"
+            )
         from tav_sdk.export import export_clip
 
         export_clip(loaded, out, bundle=bundle, overwrite=overwrite)

@@ -54,4 +54,7 @@ def export_controlnet(
             overwrite=overwrite,
             callback=show,
         )
-    say(f"[green]exported[/] {out}; next: tav edit {bundle} --control VIDEO --controlnet {out} ...")
+    say(
+        f"[green]exported[/] {out}; next: tav edit {bundle} --video CLIP --prompt PROMPT --out OUT --control VIDEO "
+        f"--controlnet {out}"
+    )

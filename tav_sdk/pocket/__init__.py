@@ -89,7 +89,16 @@ def sample_clip(name: str) -> SampleClip:
 
 
 def find_base(base: str | Path) -> Path:
-    """The folder of a base model: ``pocket`` is the one in the package, unless a base of that name lies here."""
+    """The folder of a base model: ``pocket`` is the one in the package, unless a base of that name lies here.
+
+    Raises:
+        InputError: ``base`` is empty.
+    """
+    if not str(base).strip():
+        raise InputError(
+            "the base model is empty; give a folder, a .safetensors file, a Hugging Face id, or 'pocket', the base in "
+            "the package"
+        )
     folder = Path(base)
     return FOLDER if str(base) == POCKET and not (folder / "unet").is_dir() else folder
 

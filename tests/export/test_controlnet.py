@@ -186,11 +186,12 @@ def test_a_bundle_without_control_is_refused(tiny_bundle, tiny_controlnet, expor
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"cross_attention_dim": 48}, r"for another base than .*: width of the text states: expected 16, got 48"),
+        ({"cross_attention_dim": 48}, r"for another base: width of the text states: expected 16, got 48"),
         (
             {"block_out_channels": [16, 48]},
-            r"for another base than .*: residuals: expected 8x8x8, .*16x4x4, got 16x8x8, .*48x4x4$",
+            r"for another base: residuals: expected 8x8x8, .*16x4x4, got 16x8x8, .*48x4x4$",
         ),
+        ({"conditioning_channels": 1}, "channels of the control pictures: expected 3, got 1"),
         ({"conditioning_embedding_out_channels": [4, 8]}, "pixels of a control picture per latent: expected 8, got 2"),
     ],
 )
@@ -241,6 +242,10 @@ def test_a_control_video_of_another_length_or_size_is_refused(exported, feeds):
                 Control(video=Video(frames=wrong, fps=8), controlnet=net)
         with pytest.raises(InputError, match=r"the control scale must be from 0 to 10, got -1"):
             Control(video=feeds["video"], controlnet=net, scale=-1)
+        with pytest.raises(InputError, match=r"the control must be a Video, got ndarray; Video\(frames=canny"):
+            Control(video=frames, controlnet=net)
+        with pytest.raises(InputError, match=r"controlnet must be a ControlNet, got str; open one first"):
+            Control(video=feeds["video"], controlnet="net")  # type: ignore[arg-type]
 
 
 def test_a_damaged_file_is_refused(exported, tmp_path):
@@ -290,3 +295,16 @@ def test_an_edit_by_the_command_line_exports_into_the_cache_once(
     monkeypatch.setattr(controlnet, "export_controlnet", None)  # calling it would be an error
     assert edit("two").exit_code == 0
     assert (tmp_path / "two" / "00.mp4").read_bytes() == (tmp_path / "one" / "00.mp4").read_bytes()
+
+
+def test_pickled_weights_are_exported_first(tav, tiny_controlnet, control_bundle, clip_path, tmp_path):
+    pytest.importorskip("cv2")
+    source = shutil.copytree(tiny_controlnet, tmp_path / "source")
+    (source / "diffusion_pytorch_model.safetensors").rename(source / "diffusion_pytorch_model.bin")
+    result = tav(
+        *("edit", control_bundle, "--video", clip_path, "--prompt", "a man", "--out", tmp_path / "out"),
+        *("--control", "canny", "--controlnet", source),
+    )
+    assert result.exit_code == 2
+    assert "In edits it cannot be: export it with tav export-controlnet" in result.stderr
+    assert not (tmp_path / "out").exists()

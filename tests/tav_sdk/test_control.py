@@ -5,8 +5,10 @@ import pytest
 
 pytest.importorskip("cv2")
 
+from tav_sdk.cli.control import _video
 from tav_sdk.control import DETECTORS, agreement, canny, soft_edges
 from tav_sdk.errors import InputError
+from tav_sdk.video import Video
 
 
 @pytest.fixture
@@ -75,34 +77,72 @@ def edit(tav, tiny_bundle, clip_path, tmp_path):
     [
         (("--control", "canny"), "--control was given without --controlnet"),
         (("--controlnet", "pocket"), "--controlnet was given without --control"),
+        (("--control-scale", "1"), "--control-scale was given without --control"),
+        (("--control-inversion",), "--control-inversion was given without --control"),
         (
-            ("--control", "gone.mp4", "--controlnet", "x"),
-            "must be a video file or one of canny, soft-edges; got 'gone.mp4'",
+            ("--control", "gone.mp4", "--controlnet", "pocket"),
+            "there is no control video gone.mp4; give a file, or one of canny, soft-edges",
         ),
         (
-            ("--control", "canny", "--controlnet", "x", "--control-scale", "-1"),
+            ("--control", "canny", "--controlnet", "pocket", "--control-scale", "-1"),
             "--control-scale must be from 0 to 10, got -1",
         ),
-        (("--control", "canny", "--controlnet", "gone"), "there is no exported ControlNet at gone"),
+        (("--control", "canny", "--controlnet", "gone"), "there is no ControlNet folder gone"),
+        (("--control", "canny", "--controlnet", "tests"), "there is no exported ControlNet at tests"),
+        (
+            ("--correction", "negative-prompt", "--guidance-scale", "1"),
+            "acts through guidance, which --guidance-scale 1 switches off",
+        ),
     ],
 )
-def test_options_that_do_not_fit_are_refused(edit, options, message, tmp_path):
+def test_options_that_do_not_fit_are_refused(edit, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tests").mkdir()
     result = edit(*options)
     assert result.exit_code == 2
     assert message in result.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_a_control_video_that_is_too_short_is_refused(edit, tmp_path):
-    from tav_sdk.video import Video
+def counted(path, count):
+    """A video whose frames are grey, each 10 lighter than the one before."""
+    frames = np.zeros((count, 64, 64, 3), np.uint8)
+    frames += np.arange(0, 10 * count, 10, dtype=np.uint8)[:, None, None, None]
+    return Video(frames=frames, fps=8).save(path)
 
-    Video(frames=np.zeros((2, 64, 64, 3), np.uint8), fps=8).save(tmp_path / "short.mp4")
-    result = edit("--control", tmp_path / "short.mp4", "--controlnet", "pocket")
-    assert result.exit_code == 2
-    assert "short.mp4 has 2 frames, the bundle takes 4" in result.stderr
+
+@pytest.mark.parametrize(("count", "indices"), [(4, (0, 1, 2, 3)), (12, (2, 5, 8, 11))])
+def test_a_control_video_is_read_as_the_clip_is_or_whole(tmp_path, count, indices):
+    clip = Video(frames=np.zeros((4, 64, 64, 3), np.uint8), fps=8)
+    video = _video(str(counted(tmp_path / "control.mp4", count)), clip, start=2, stride=3)
+    np.testing.assert_allclose(video.frames[:, 32, 32, 0], 10 * np.array(indices), atol=3)
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [(2, "the control video must have a frame for each of the clip's 4"), (6, r"read as the clip is \(start 2, str")],
+)
+def test_a_control_video_that_is_too_short_is_refused(tmp_path, count, message):
+    clip = Video(frames=np.zeros((4, 64, 64, 3), np.uint8), fps=8)
+    with pytest.raises(InputError, match=message):
+        _video(str(counted(tmp_path / "control.mp4", count)), clip, start=2, stride=3)
+
+
+@pytest.mark.parametrize("function", [canny, soft_edges])
+def test_what_are_no_frames_is_refused(frames, function):
+    for wrong, got in ((Video(frames=frames, fps=8), "Video"), (frames[0], r"uint8\[32, 48, 3\]")):
+        with pytest.raises(InputError, match=f"frames must be uint8.f, h, w, 3., got {got}"):
+            function(wrong)
 
 
 def test_a_bundle_without_control_says_how_to_export_it(edit):
     result = edit("--control", "canny", "--controlnet", "pocket")
     assert result.exit_code == 2
     assert "takes no control; export its run again with --control" in result.stderr
+
+
+def test_a_bundle_without_control_gives_none_to_another(tav, tiny_run, tiny_bundle, tmp_path):
+    result = tav("export", tiny_run, "--bundle", tiny_bundle, "--control", "--out", tmp_path / "bundle")
+    assert result.exit_code == 2
+    assert "take no control, so --control cannot be given with it" in result.stderr
+    assert not (tmp_path / "bundle").exists()
