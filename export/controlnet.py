@@ -22,6 +22,8 @@ from tav_sdk.export.precision import HALF, to_half
 from tav_sdk.export.reference import evaluate
 from tav_sdk.export.to_onnx import export_graph
 from tav_sdk.files import check_new, new_folder, sha256_of, write_text
+from tav_sdk.pocket import CONTROLNET as CONTROLNET_FOLDER
+from tav_sdk.pocket import POCKET
 from tav_sdk.progress import Callback, StepProgress, report
 from tav_sdk.training.reading import PICKLED, reading
 
@@ -122,7 +124,7 @@ def cached_controlnet(
         )
     entry = bundle.manifest.graphs[UNET]
     facts = {
-        "name": source.resolve().name,
+        "name": POCKET if source == CONTROLNET_FOLDER else source.resolve().name,
         "sha256": hash_of(source),
         "precision": bundle.manifest.precision,
         "inputs": {tensor.name: list(tensor.shape) for tensor in entry.inputs},

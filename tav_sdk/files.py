@@ -37,6 +37,20 @@ def check_new(out: str | Path, *, overwrite: bool) -> Path:
     return out
 
 
+def check_new_file(out: str | Path, *, overwrite: bool) -> Path:
+    """The path of an output file that may be written.
+
+    Raises:
+        OutputError: it is a folder, or there already and ``overwrite`` is not set.
+    """
+    out = Path(out)
+    if out.is_dir():
+        raise OutputError(f"{out} is a folder; expected the name of a file to write. Add a file name.")
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} is there already; choose another file, or replace it with --overwrite")
+    return out
+
+
 def check_apart(out: str | Path, *inputs: str | Path) -> None:
     """Check that replacing the folder ``out`` would take none of a command's inputs with it.
 

@@ -105,6 +105,7 @@ class BaseModel:
     def __post_init__(self) -> None:
         check_prediction_type(self.prediction_type)
         self._check_channels()
+        DDIMSchedule.from_config(self.configs["scheduler"])  # refuses what is not sampled here, as flow matching
         if not self.weights:
             for lora in self.lora_files:
                 lora.check()
@@ -164,7 +165,7 @@ class BaseModel:
         config, recorded = run.config, run.record["base"]
         found = cls.of_config(
             config.replace(
-                base=str(base or config.base),
+                base=str(config.base if base is None else base),
                 allow_pickle=allow_pickle or config.allow_pickle,
                 loras=config.loras if loras is None else tuple(map(str, loras)),
                 tokenizer=str(tokenizer) if tokenizer else config.tokenizer,

@@ -116,7 +116,8 @@ class TuneConfig:
         adam_weight_decay: AdamW's decoupled weight decay.
         max_grad_norm: the gradient's norm is clipped to this.
         seed: of new weights, timesteps and noise; same seed, same result on the same machine.
-        mixed_precision: ``no``, ``fp16`` or ``bf16``; ``None`` takes bf16 or fp16 on a GPU and ``no`` on a CPU.
+        mixed_precision: ``no``, ``fp16`` or ``bf16``; ``None`` takes bf16 on a GPU, or fp16 if it has no
+            bf16, and ``no`` on a CPU.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third slower.
         checkpointing_steps: write the state for ``--resume`` and a delta snapshot every so many steps.
         inflation: how the base is inflated.

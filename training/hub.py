@@ -112,8 +112,8 @@ def snapshot(
         reason = next(iter(str(error).strip().splitlines()), "no reason").rstrip(".")
         raise BaseModelError(
             f"{what}cannot be had: tried the cache{'' if local_files_only else ' and the Hugging Face hub'}; "
-            f"{type(error).__name__}: {reason}. Check the name and the network, and, for models that ask for it, log in "
-            "with hf auth login; or download the model where there is a network and give its folder"
+            f"{type(error).__name__}: {reason}. Check the name and the network, and, for models that ask for it, log "
+            "in with hf auth login; or download the model where there is a network and give its folder"
         ) from error
 
 

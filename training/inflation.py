@@ -118,9 +118,7 @@ def freeze_all_but_tuned(model: nn.Module) -> dict[str, nn.Parameter]:
     return tuned
 
 
-def load_original_state(
-    model: VideoUNet, state_dict: Mapping[str, Tensor], *, where: str = "the checkpoint"
-) -> None:
+def load_original_state(model: VideoUNet, state_dict: Mapping[str, Tensor], *, where: str = "the checkpoint") -> None:
     """Load the weights of a ``UNet3DConditionModel`` of the released code, strictly.
 
     Args:

@@ -157,8 +157,9 @@ def _given(config: Mapping[str, Any], *names: str) -> str:
 
 def _blocks(config: Mapping[str, Any]) -> list[Any]:
     """The kinds of all blocks; those that are left out are Stable Diffusion's."""
-    sides = [config.get(name) or [f"{ATTENTION}Block2D"] for name in ("down_block_types", "up_block_types")]
-    return [*sides[0], *sides[1], config.get("mid_block_type", f"UNetMidBlock2D{ATTENTION}")]
+    sides = [config.get(name, (f"{ATTENTION}Block2D",)) for name in ("down_block_types", "up_block_types")]
+    kinds = [kind for side in sides if isinstance(side, (list, tuple)) for kind in side]
+    return [*kinds, config.get("mid_block_type", f"UNetMidBlock2D{ATTENTION}")]
 
 
 def _read(path: Path) -> dict[str, Any]:

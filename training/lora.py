@@ -47,7 +47,7 @@ OTHER_KINDS = {
     "oft_": "OFT",
 }
 """By a part of a key, adapters that are no plain LoRA."""
-_ANY_SIDE = re.compile(r"(lora_|lora\.|lora_linear_layer\.)(down|up|A|B)\b")
+_ANY_SIDE = re.compile(r"(lora_|lora\.|lora_linear_layer\.)(down|up|A|B)\b(?=.*weight$)")
 _OTHER_SIDE = {"down": "up", "up": "down", "A": "B", "B": "A"}
 """How every format calls the two factors of a module."""
 _SIDE = re.compile(r"\.lora_([AB])(?:\.\w+)?\.weight$")
@@ -178,10 +178,10 @@ def _check_whole(what: str, tensors: Mapping[str, Tensor]) -> None:
             f"{what} is damaged: of {len(halves)} pairs of factors only one is there:{listed(halves)}Download or "
             "convert it again"
         )
-    if broken := [key for key, tensor in tensors.items() if not torch.as_tensor(tensor).isfinite().all()]:
+    if broken := [key for key, t in tensors.items() if isinstance(t, Tensor) and not t.float().isfinite().all()]:
         more = f" and {len(broken) - 1} others" if len(broken) > 1 else ""
         raise BaseModelError(
-            f"{what} has values that are not finite: {broken[0]}{more}; it would make every weight that it changes NaN. "
+            f"{what} has values that are not finite: {broken[0]}{more}; it would make a model of NaN. "
             "Download it again, or train it anew with a lower learning rate"
         )
 

@@ -40,6 +40,7 @@ from tav_sdk.training.base import BaseModel
 from tav_sdk.training.config import InflationOptions, MixedPrecision, check_choice
 from tav_sdk.training.inflation import freeze_all_but_tuned, inflate
 from tav_sdk.training.reading import reading
+from tav_sdk.training.tuner import default_mixed_precision
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 """What a bundle's U-Net computes in; ``int8`` is planned as ``fp32``."""
@@ -214,7 +215,8 @@ def plan_memory(
         height: pixels; by default what the base recommends.
         width: likewise.
         precision: of the bundle's U-Net: ``fp32``, ``fp16``, ``bf16`` or ``int8``, which is planned as ``fp32``.
-        mixed_precision: of tuning: ``no``, ``fp16`` or ``bf16``; by default ``bf16`` on a GPU and ``no`` on a CPU.
+        mixed_precision: of tuning: ``no``, ``fp16`` or ``bf16``; by default what tuning takes: on a GPU ``bf16``, or
+            ``fp16`` if the one here has no bf16; ``no`` on a CPU.
         gradient_checkpointing: of tuning.
         inflation: how the base is inflated.
         guidance: whether editing uses classifier-free guidance, a batch of two.
@@ -243,7 +245,7 @@ def plan_memory(
     if precision == "int8":
         precision = "fp32"
         notes.append("int8 is planned as fp32, which its export calibrates in; an edit needs less")
-    mixed_precision = mixed_precision or ("bf16" if device == "cuda" else "no")
+    mixed_precision = mixed_precision or default_mixed_precision(device)
     check_choice("mixed_precision", mixed_precision, MixedPrecision)
     if mixed_precision == "fp16" and device == "cpu":
         raise ConfigError("fp16 tuning needs a GPU; on a CPU choose --mixed-precision no or bf16")

@@ -16,7 +16,7 @@ from tav_sdk.errors import ConfigError, NonFiniteLossError
 from tav_sdk.schedule import DDIMSchedule
 from tav_sdk.training.checkpoint import copy_strictly, save_tensors
 from tav_sdk.training.clip import ClipLatents
-from tav_sdk.training.config import TuneConfig
+from tav_sdk.training.config import MixedPrecision, TuneConfig
 from tav_sdk.training.inflation import freeze_all_but_tuned
 from tav_sdk.training.video_unet import VideoUNet
 
@@ -138,12 +138,15 @@ class Tuner:
         self.steps_done = int(metadata["steps_done"])
 
 
+def default_mixed_precision(device: str) -> MixedPrecision:
+    """What tuning computes in on a kind of device, ``cpu`` or ``cuda``: bf16 on a GPU, unless the one here has none."""
+    if device != "cuda":
+        return "no"
+    return "fp16" if torch.cuda.is_available() and not torch.cuda.is_bf16_supported() else "bf16"
+
+
 def _amp_dtype(config: TuneConfig, device: torch.device) -> torch.dtype | None:
-    precision = config.mixed_precision
-    if precision is None:
-        if device.type != "cuda":
-            return None
-        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    precision = config.mixed_precision or default_mixed_precision(device.type)
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError("fp16 tuning needs a GPU; on a CPU choose --mixed-precision no or bf16")
     return {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]

@@ -11,10 +11,26 @@ BASE_HELP = (
     "The base model: a diffusers folder, a single-file .safetensors checkpoint, a Hugging Face id, or pocket: the one "
     "in the package."
 )
+MIXED_PRECISION_DEFAULT = "on a GPU bf16, or fp16 if it has no bf16; no on a CPU"
 
 Loras = Annotated[
     list[str] | None,
-    typer.Option("--lora", help="FILE or FILE:SCALE, a LoRA to fuse into the base; may be given several times."),
+    typer.Option(
+        "--lora",
+        help="FILE or FILE:SCALE, a LoRA to fuse into the base; a folder stands for its "
+        "pytorch_lora_weights.safetensors. May be given several times.",
+    ),
+]
+LorasOfRun = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        help="FILE:SCALE or FOLDER:SCALE, a LoRA of the base, if it is no longer where it was; give all, in the same "
+        "order.",
+    ),
+]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Read a base's .bin weights, tensors only, if it has nothing else.")
 ]
 TokenizerFolder = Annotated[
     Path | None,

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from tav_sdk.adapter import check_adapter_scale
+from tav_sdk.cli.base_options import AllowPickle, LorasOfRun, TokenizerFolder
 from tav_sdk.cli.console import say, stages
 from tav_sdk.errors import InputError, PromptError
-from tav_sdk.files import new_file
+from tav_sdk.files import check_new_file, new_file
 
 SHEET = "compare.png"
 
@@ -40,7 +41,11 @@ def compare(
     base: Annotated[
         str | None, typer.Option(help="The base model, if it is no longer where the run was tuned.")
     ] = None,
+    lora: LorasOfRun = None,
+    tokenizer: TokenizerFolder = None,
+    allow_pickle: AllowPickle = False,
     device: Annotated[str | None, typer.Option(help="A torch device.", show_default="a GPU if there is one")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture, if it is there.")] = False,
 ) -> None:
     """Edit a clip with the snapshots of its tuning, in one picture: the source, then a row for each prompt and step.
 
@@ -66,6 +71,7 @@ def compare(
     out = run / SHEET if out is None else out
     if out.suffix.lower() != ".png":
         raise InputError(f"--out must be a .png, got {out}")
+    check_new_file(out, overwrite=overwrite)
 
     from tav_sdk.training.run_folder import load_run
 
@@ -93,7 +99,7 @@ def compare(
             prompt,
             steps=chosen,
             video=video,
-            base=BaseModel.of_run(loaded, base),
+            base=BaseModel.of_run(loaded, base, loras=lora or None, tokenizer=tokenizer, allow_pickle=allow_pickle),
             adapter_scale=adapter_scale,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,

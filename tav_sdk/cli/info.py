@@ -18,21 +18,27 @@ from tav_sdk.pocket import find_base
 from tav_sdk.training.hub import is_hub_id
 from tav_sdk.training.run_folder import RECORD, STARTED, partial_folder
 
+KINDS = "a bundle, a run, a base model, a ControlNet, a folder of edits or a video"
+EXPORTED_CONTROLNET = "controlnet.json"
+BY_FILE_NAME = ("loras", "edits")
+"""Facts whose names are those of files."""
 CHECKPOINTS = (".safetensors", ".ckpt")
 """Suffixes of single-file base models."""
 
 
 def info(
     path: Annotated[
-        Path,
-        typer.Argument(help="A bundle, run, base model (pocket, or a Hugging Face id), folder of edits, or video."),
+        str,
+        typer.Argument(
+            help="A bundle, run, base model (pocket, or a Hugging Face id), ControlNet, folder of edits, or video."
+        ),
     ],
     tokenizer: TokenizerFolder = None,
     prediction_type: PredictionType = None,
     revision: Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Say what a bundle, a run, a base model, a folder of edits or a video is.
+    """Say what a bundle, a run, a base model, a ControlNet, a folder of edits or a video is.
 
     [bold]Examples[/]
 
@@ -41,7 +47,9 @@ def info(
       tav info pocket --json
     """
     options = {"tokenizer": tokenizer, "prediction_type": prediction_type, "revision": revision}
-    facts = _facts(path if path.exists() else find_base(path), options)
+    if not path.strip():
+        raise InputError(f"the path is empty; give {KINDS}")
+    facts = _facts(path, options)
     if as_json:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
@@ -51,12 +59,17 @@ def info(
     Console(highlight=False, emoji=False).print(table)
 
 
-def _facts(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(given: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """What ``--json`` prints: plain values, sizes in bytes."""
+    path = Path(given) if Path(given).exists() else find_base(given)
     if (path / "manifest.json").is_file():
         return _bundle(path)
     if (path / RECORD).is_file():
         return _run(path)
+    if (path / EXPORTED_CONTROLNET).is_file():
+        return _exported_controlnet(path)
+    if (config := _config(path)).get("_class_name") == "ControlNetModel":
+        return _controlnet(path, config)
     if (path / "unet").is_dir() or (path / "model_index.json").is_file():
         return _base(path, options)
     if (path / "edits.json").is_file():
@@ -65,32 +78,35 @@ def _facts(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         return _base(path, options) if path.suffix in CHECKPOINTS else _video(path)
     if (started := partial_folder(path) / STARTED).is_file():
         return _unfinished(path, started)
-    if is_hub_id(path):
-        return _base(path, options)
+    if is_hub_id(given):
+        return _of_the_hub(given, options)
     if not path.exists():
-        raise InputError(
-            f"there is nothing at {path}; give a bundle, a run, a base model, a folder of edits or a video"
-        )
+        raise InputError(f"there is nothing at {given}; give {KINDS}")
     raise InputError(
-        f"{path} is neither a bundle (manifest.json), nor a run (run.json), nor a base model (model_index.json), nor a "
-        "folder of edits (edits.json)"
+        f"{given} is neither a bundle (manifest.json), nor a run (run.json), nor a base model (model_index.json), nor "
+        f"a ControlNet ({EXPORTED_CONTROLNET}, or config.json of a ControlNetModel), nor a folder of edits (edits.json)"
     )
 
 
 def _bundle(path: Path) -> dict[str, Any]:
     from tav_sdk.bundle import Bundle
 
-    manifest = Bundle(path).manifest  # compares every file with its hash
+    bundle = Bundle(path)  # compares every file with its hash
+    manifest = bundle.manifest
+    base, tuning = manifest.provenance["base"], manifest.provenance["tuning"]
     return {
         "kind": "bundle",
         "prompt": manifest.prompt,
         "clip": {"frames": manifest.num_frames, "height": manifest.height, "width": manifest.width},
         "precision": manifest.precision,
+        "takes_control": bool(bundle.residuals),
         "inflation": manifest.inflation,
+        **({"tuning": {"num_train_steps": tuning["num_train_steps"]}} if "num_train_steps" in tuning else {}),
         "edited_with": {
             key: getattr(manifest, key) for key in ("num_inference_steps", "guidance_scale", "invert_with")
         },
-        "base": {key: manifest.provenance["base"][key] for key in ("name", "sha256")},
+        "base": {key: base[key] for key in ("name", "sha256")},
+        **_loras(base),
         "graphs": {
             name: {"opset": graph.opset, "precision": graph.precision, "parity_max_abs": graph.parity_max_abs}
             for name, graph in manifest.graphs.items()
@@ -105,18 +121,23 @@ def _run(path: Path) -> dict[str, Any]:
     from tav_sdk.training import load_run
 
     run = load_run(path)
-    facts = _tuning(run.config.to_dict())
+    facts: dict[str, Any] = {**_tuning(run.config.to_dict()), "steps": list(run.steps)}
     if imported := run.record.get("imported"):
-        del facts["tuning"]  # defaults: nobody knows what it was tuned with
+        del facts["tuning"], facts["steps"]  # defaults: nobody knows what it was tuned with
         facts["imported"] = {key: imported[key] for key in ("of", "name", "sha256")}
     base = run.record["base"]
     return {
         "kind": "run",
         **facts,
         "base": {key: base[key] for key in ("name", "revision", "sha256") if key in base},
-        **({"loras": {lora["name"]: lora["scale"] for lora in base["loras"]}} if "loras" in base else {}),
+        **_loras(base),
         "bytes": run.delta_path.stat().st_size,
     }
+
+
+def _loras(base: Mapping[str, Any]) -> dict[str, Any]:
+    """LoRAs and scales of what a run or a bundle records of its base."""
+    return {"loras": {lora["name"]: lora["scale"] for lora in base["loras"]}} if base.get("loras") else {}
 
 
 def _unfinished(path: Path, started: Path) -> dict[str, Any]:
@@ -138,7 +159,20 @@ def _tuning(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _base(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+def _of_the_hub(repo: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    from tav_sdk.errors import NotInCacheError
+
+    try:
+        return _base(repo, options)
+    except NotInCacheError as error:
+        at = f" --revision {options['revision']}" if options["revision"] else ""
+        raise InputError(
+            f"there is nothing at {repo}, and as a Hugging Face id it is not in the cache, where alone tav info looks; "
+            f"tav plan --base {repo}{at} fetches its configurations, tav tune all of it"
+        ) from error
+
+
+def _base(path: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
     import dataclasses
 
     from tav_sdk.training import BaseModel
@@ -156,6 +190,51 @@ def _base(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         **({"revision": base.commit} if base.commit else {}),
         **({"sha256": base.sha256} if base.tokenizer_folder else {}),
     }
+
+
+def _exported_controlnet(path: Path) -> dict[str, Any]:
+    from tav_sdk.bundle import CONTROLNET, GraphFolder
+    from tav_sdk.controlnet import ControlNetManifest
+
+    try:
+        manifest = ControlNetManifest.model_validate_json((path / EXPORTED_CONTROLNET).read_text(encoding="utf-8"))
+        frames, _, height, width = {spec.name: spec.shape for spec in manifest.graph.inputs}["controlnet_cond"]
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path / EXPORTED_CONTROLNET} is damaged: {reason}; export the ControlNet again") from error
+    # Compares every file with its hash.
+    GraphFolder("ControlNet", path, manifest.files, {CONTROLNET: manifest.graph}, verify=True)
+    graph, made_from = manifest.graph, manifest.provenance
+    return {
+        "kind": "exported ControlNet",
+        "clip": {"frames": frames, "height": height, "width": width},
+        "precision": graph.precision,
+        "made_from": {key: made_from[key] for key in ("name", "sha256") if key in made_from},
+        "graph": {"opset": graph.opset, "parity_max_abs": graph.parity_max_abs},
+        "bytes": sum(entry.size for entry in manifest.files.values()),
+        "files": len(manifest.files),
+        "next": f"tav edit BUNDLE --controlnet {path} --control CONTROL ... steers edits with it",
+    }
+
+
+def _controlnet(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    unet = {key: config[key] for key in ("block_out_channels", "cross_attention_dim") if key in config}
+    files = [file for file in path.iterdir() if file.suffix in (".safetensors", ".bin")]
+    return {
+        "kind": "ControlNet",
+        "for_a_unet": unet,
+        "weights": [file.name for file in sorted(files)],
+        "bytes": sum(file.stat().st_size for file in files),
+        "next": f"tav edit BUNDLE --controlnet {path} --control CONTROL ... exports it and steers edits with it",
+    }
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """The ``config.json`` of one model in the diffusers format; empty if there is none that can be read."""
+    try:
+        return dict(json.loads((path / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _edits(path: Path) -> dict[str, Any]:
@@ -181,14 +260,25 @@ def _video(path: Path) -> dict[str, Any]:
     }
 
 
+def _name(name: str, key: str) -> str:
+    """A name within a fact for people; files keep theirs."""
+    return name if key in BY_FILE_NAME else name.replace("_", " ")
+
+
 def _shown(key: str, value: Any) -> str:
     """A value for people."""
     if key == "bytes":
         return f"{value / 1e6:,.1f} MB"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name.replace('_', ' ')} {_shown(name, inner)}" for name, inner in value.items())
+        return ", ".join(f"{_name(name, key)} {_shown(name, inner)}" for name, inner in value.items())
+    if value is None:
+        return "not compared" if key == "parity_max_abs" else "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ", ".join(value) or "none"
     if isinstance(value, float):
         return f"{value:g}"
     if key == "sha256":
-        return value[:12]
+        return str(value)[:12]
     return str(value)

@@ -12,7 +12,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tav_sdk.cli.base_options import BASE_HELP, LocalFilesOnly, PredictionType, Revision
+from tav_sdk.cli.base_options import (
+    BASE_HELP,
+    MIXED_PRECISION_DEFAULT,
+    AllowPickle,
+    LocalFilesOnly,
+    Loras,
+    PredictionType,
+    Revision,
+    TokenizerFolder,
+)
 from tav_sdk.errors import InputError
 from tav_sdk.pocket import POCKET
 
@@ -31,6 +40,7 @@ _DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 
 def plan(
     base: Annotated[str, typer.Option(help=BASE_HELP)] = POCKET,
+    lora: Loras = None,
     num_frames: Annotated[int, typer.Option("--frames", "--num-frames", help="Frames of the clip.")] = 8,
     size: Annotated[
         str | None,
@@ -43,7 +53,7 @@ def plan(
     ] = None,
     mixed_precision: Annotated[
         str | None,
-        typer.Option(help="Of tuning: no, fp16 or bf16.", show_default="bf16 on a GPU, no on a CPU"),
+        typer.Option(help="Of tuning: no, fp16 or bf16.", show_default=MIXED_PRECISION_DEFAULT),
     ] = None,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Tune with less memory, about a third slower.")
@@ -69,6 +79,8 @@ def plan(
     temporal: Annotated[
         bool | None, typer.Option("--temporal/--no-temporal", help="Whether temporal attention is added.")
     ] = None,
+    allow_pickle: AllowPickle = False,
+    tokenizer: TokenizerFolder = None,
     prediction_type: PredictionType = None,
     revision: Revision = None,
     local_files_only: LocalFilesOnly = None,
@@ -80,7 +92,7 @@ def plan(
     """Predict the peak memory of tuning, export, build and editing, before any of it starts.
 
     Predictions for the CPU were compared with measurements; those for a GPU count tensors only. Export and build take
-    the CPU's memory whatever the device.
+    the CPU's memory whatever the device. No weights are read: LoRAs, pickled weights and a tokenizer change nothing.
 
     [bold]Examples[/]
 
@@ -97,6 +109,9 @@ def plan(
     planned = plan_memory(
         BaseModel(
             base,
+            allow_pickle,
+            loras=tuple(lora or ()),
+            tokenizer=tokenizer,
             prediction_type=prediction_type,
             revision=revision,
             local_files_only=bool(local_files_only),
@@ -176,8 +191,7 @@ def _verdict(stage: str, fit: BudgetFit) -> str:
     size = f"at most {fit.max_size[0]}x{fit.max_size[1]}" if fit.max_size else "not even the smallest size"
     lines.append(f"  {frames} at this size; {size} at this number of frames")
     if not fit.fits:
-        for remedy in fit.remedies:
-            lines.append(f"  {remedy.option}: {_size(remedy.peak)}" + (", which fits" if remedy.fits else ""))
+        lines += [f"  {remedy.option}: {_size(remedy.peak)}, which fits" for remedy in fit.remedies if remedy.fits]
     return "\n".join(lines)
 
 

@@ -10,7 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from tav_sdk.cli.base_options import BASE_HELP, LocalFilesOnly, Loras, PredictionType, Revision, TokenizerFolder
+from tav_sdk.cli.base_options import (
+    BASE_HELP,
+    MIXED_PRECISION_DEFAULT,
+    LocalFilesOnly,
+    Loras,
+    PredictionType,
+    Revision,
+    TokenizerFolder,
+)
 from tav_sdk.cli.console import say, stages
 from tav_sdk.errors import CancelledError, InputError, MissingExtraError
 from tav_sdk.files import check_apart
@@ -57,7 +65,7 @@ def tune(
     seed: Annotated[int | None, typer.Option(help="Same seed, same result.", show_default="33")] = None,
     mixed_precision: Annotated[
         str | None,
-        typer.Option(help="no, fp16 or bf16.", show_default="bf16 or fp16 on a GPU, no on a CPU"),
+        typer.Option(help="no, fp16 or bf16.", show_default=MIXED_PRECISION_DEFAULT),
     ] = None,
     gradient_checkpointing: Annotated[
         bool | None,

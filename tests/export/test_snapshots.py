@@ -128,6 +128,23 @@ def test_the_picture_is_written(tav, run_copy, tmp_path):
     assert Image.open(tmp_path / "new" / "all.png").size[1] > two[1]
 
 
+def test_a_picture_that_is_there_is_replaced_only_when_asked(tav, refused, run_copy):
+    (run_copy / "compare.png").write_bytes(b"mine")
+    few = ("--num-inference-steps", 1, "--steps", 1, "--prompt", "a man")
+    text = "compare.png is there already; choose another file, or replace it with --overwrite"
+    refused(text, run_copy, *few)
+    refused("is a folder; expected the name of a file", run_copy, *few, "--out", folder_called("x.png", run_copy))
+    assert (run_copy / "compare.png").read_bytes() == b"mine"
+    result = tav("compare", run_copy, *few, "--overwrite")
+    assert result.exit_code == 0, result.stderr
+    assert Image.open(run_copy / "compare.png").size[1] > 0
+
+
+def folder_called(name, parent):
+    (parent / name).mkdir()
+    return parent / name
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [

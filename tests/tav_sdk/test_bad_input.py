@@ -179,6 +179,16 @@ def test_a_missing_base_is_refused(refused, tune_args, tmp_path):
     refused("there is no base model folder", *tune_args(base=tmp_path / "nowhere"))
 
 
+def test_a_missing_base_is_called_as_it_was_given(refused, tune_args):
+    refused("error: there is no base model folder ./nofolder; give a folder", *tune_args(base="./nofolder"))
+
+
+def test_an_empty_base_is_refused(refused, tune_args):
+    text = "error: the base model is empty; give a folder, a .safetensors file, a Hugging Face id, or 'pocket'"
+    refused(text, *tune_args(base=""))
+    refused(text, "plan", "--base", "")
+
+
 @pytest.mark.parametrize("name", ["unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"])
 def test_a_base_with_a_missing_part_is_refused(refused, tune_args, base_copy, name):
     (base_copy / name).unlink()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -97,13 +99,97 @@ def test_info_on_a_bundle(tav, tiny_bundle):
     assert facts["kind"] == "bundle"
     assert facts["clip"] == {"frames": 4, "height": 64, "width": 64}
     assert facts["files"] == 17
+    assert facts["takes_control"] is False
+    assert facts["tuning"] == {"num_train_steps": 2}
+    assert "loras" not in facts
     assert facts["edited_with"] == {"num_inference_steps": 50, "guidance_scale": 12.5, "invert_with": "empty"}
+
+
+def test_info_on_a_bundle_for_people(tav, bundle_copy, edit_manifest, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+
+    def change(manifest):
+        unet = manifest["graphs"]["unet"]
+        residual = {"name": "mid_block_additional_residual", "dtype": "float32", "shape": ["batch", 4, 16, 4, 4]}
+        unet["inputs"].append(residual)
+        unet["parity_max_abs"] = None
+        manifest["provenance"]["base"]["loras"] = [{"name": "old_ink.safetensors", "sha256": "0", "scale": 0.5}]
+
+    edit_manifest(change)
+    lines = [" ".join(line.split()) for line in tav("info", bundle_copy).stdout.splitlines()]
+    assert "takes control yes" in lines
+    assert "loras old_ink.safetensors 0.5" in lines
+    assert "tuning num train steps 2" in lines
+    (graphs,) = (line for line in lines if line.startswith("graphs"))
+    assert re.search(r"unet opset \d+, precision fp32, parity max abs not compared$", graphs)
+
+
+@pytest.fixture
+def exported_controlnet(tiny_bundle, tmp_path):
+    """What an exported ControlNet's folder looks like; the graph is another one."""
+    from tav_sdk.bundle import Bundle, file_entries
+    from tav_sdk.controlnet import ControlNetManifest
+
+    folder = tmp_path / "edges"
+    shutil.copytree(tiny_bundle / "vae_encoder", folder / "controlnet")
+    graph = Bundle(tiny_bundle).manifest.graphs["vae_encoder"]
+    picture = graph.inputs[0].model_copy(update={"name": "controlnet_cond", "shape": (4, 3, 64, 32)})
+    update = {"file": "controlnet/model.onnx", "inputs": (picture,), "parity_max_abs": None}
+    manifest = ControlNetManifest(
+        graph=graph.model_copy(update=update),
+        files=file_entries(folder),
+        provenance={"name": "canny", "sha256": "0" * 64, "versions": {}},
+    )
+    (folder / "controlnet.json").write_text(manifest.model_dump_json())
+    return folder
+
+
+def test_info_on_an_exported_controlnet(tav, exported_controlnet):
+    facts = json.loads(tav("info", exported_controlnet, "--json").stdout)
+    assert facts["kind"] == "exported ControlNet"
+    assert facts["clip"] == {"frames": 4, "height": 64, "width": 32}
+    assert facts["made_from"] == {"name": "canny", "sha256": "0" * 64}
+    (exported_controlnet / "controlnet" / "model.onnx").write_bytes(b"")
+    assert "was changed: expected" in tav("info", exported_controlnet).stderr
+    (exported_controlnet / "controlnet.json").write_text("{}")
+    result = tav("info", exported_controlnet)
+    assert result.exit_code == 2
+    assert "controlnet.json is damaged: " in result.stderr
+
+
+def test_info_on_a_controlnet_of_diffusers(tav):
+    from tav_sdk.pocket import CONTROLNET
+
+    facts = json.loads(tav("info", CONTROLNET, "--json").stdout)
+    assert facts["kind"] == "ControlNet"
+    assert facts["weights"] == ["diffusion_pytorch_model.safetensors"]
+    assert f"--controlnet {CONTROLNET}" in facts["next"]
+
+
+@pytest.mark.parametrize("path", ["", " "])
+def test_info_on_nothing_says_that_the_path_is_empty(tav, path):
+    result = tav("info", path)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: the path is empty; give a bundle, a run, a base model, a ControlNet, a folder of edits or a video\n"
+    )
+
+
+def test_info_calls_a_missing_path_as_it_was_given(tav):
+    assert tav("info", "./no/thing").stderr.startswith("error: there is nothing at ./no/thing; give a bundle")
 
 
 def test_info_on_a_run(tav, tiny_run):
     facts = json.loads(tav("info", tiny_run, "--json").stdout)
     assert facts["kind"] == "run"
     assert facts["tuning"] == {"num_train_steps": 2, "learning_rate": 3e-5, "seed": 33}
+
+
+def test_info_on_a_run_lists_its_snapshots(tav, tiny_run, tmp_path):
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    (folder / "snapshots").mkdir(exist_ok=True)
+    shutil.copy(folder / "delta.safetensors", folder / "snapshots" / "step-000001.safetensors")
+    assert json.loads(tav("info", folder, "--json").stdout)["steps"] == [1, 2]
 
 
 def test_info_on_an_unfinished_run(tav, tmp_path, tiny_run):

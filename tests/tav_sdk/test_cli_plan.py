@@ -98,6 +98,29 @@ def test_a_budget_that_does_not_do(tav, tiny_base, budget_of, remedy):
     ]
 
 
+def test_what_does_not_fit_either_is_not_offered(tav, tiny_base, budget_of, remedy):
+    budget_of("edit", dataclasses.replace(remedy, fits=False), fits=False, max_frames=7, max_size=(448, 320))
+    result = tav("plan", "--base", tiny_base, "--size", 64, "--device", "cpu", "--memory", "12GB")
+    assert result.stdout.splitlines()[-1] == "  at most 7 frames at this size; at most 448x320 at this number of frames"
+
+
+@pytest.mark.parametrize("command", ["plan", "tune"])
+def test_tuning_and_its_plan_say_the_same_of_mixed_precision(tav, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    assert "on a GPU bf16, or fp16 if it has no bf16; no on a CPU" in tav(command, "--help").stdout
+
+
+@pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16"), (False, "fp16")])
+def test_a_plan_for_the_gpu_that_is_here_computes_as_tuning_will(tiny_base, monkeypatch, has_bf16, expected):
+    import torch
+
+    from tav_sdk.training import plan_memory
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
+    assert plan_memory(tiny_base, height=16, width=16, num_frames=1).mixed_precision == expected
+
+
 def test_a_budget_for_nothing(tav, tiny_base, budget_of):
     budget_of("edit", fits=False, max_frames=0, max_size=None)
     result = tav("plan", "--base", tiny_base, "--size", 64, "--device", "cpu", "--memory", "12GB")

@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from tav_sdk.errors import InputError, OutputError
-from tav_sdk.files import check_apart, check_new, new_file, new_folder, sha256_of, write_text
+from tav_sdk.files import check_apart, check_new, check_new_file, new_file, new_folder, sha256_of, write_text
 
 
 def names(folder):
@@ -23,6 +23,17 @@ def fill_file(out, failure):
     with new_file(out) as path:
         path.write_text("new")
         raise failure
+
+
+def test_a_file_that_is_there_is_written_only_when_asked(tmp_path):
+    path = tmp_path / "a.png"
+    assert check_new_file(path, overwrite=False) == path
+    path.write_bytes(b"")
+    with pytest.raises(OutputError, match=r"a.png is there already; choose another file, or replace it with --overwri"):
+        check_new_file(path, overwrite=False)
+    assert check_new_file(path, overwrite=True) == path
+    with pytest.raises(OutputError, match=r"is a folder; expected the name of a file to write"):
+        check_new_file(tmp_path, overwrite=True)
 
 
 def test_the_hash_is_that_of_the_bytes(tmp_path):

@@ -176,9 +176,10 @@ def test_missing_and_extra_tensors_are_listed_with_their_count(family, copy_of):
     with pytest.raises(BaseModelError) as refused:
         BaseModel(folder).load_unet()
     text = str(refused.value)
-    assert "do not fit its config.json (13 differences): missing conv_in.bias; unexpected motion.00;" in text
+    assert "do not fit its config.json (13 differences):\n  missing conv_in.bias\n  unexpected motion.00\n" in text
     assert "motion.08" in text
     assert "motion.09" not in text  # ten are shown
+    assert "\n  and 3 more\nDownload the model again" in text
 
 
 def test_tensors_of_another_shape_are_refused(family, copy_of):
@@ -208,6 +209,53 @@ def test_a_unet_of_sdxl_is_refused_with_the_reason(family, copy_of):
     unet.register_to_config(addition_embed_type="text_time")
     with pytest.raises(BaseModelError, match=r"takes additional conditions .*, as SDXL and DeepFloyd do"):
         inflate(unet)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": 2816},
+            "takes additional conditions (addition_embed_type='text_time'), as SDXL and DeepFloyd do",
+        ),
+        ({"num_class_embeds": 1000}, "takes a class (num_class_embeds=1000), as upscalers and unCLIP do"),
+        ({"only_cross_attention": [True, False]}, "has no plain self-attention (only_cross_attention=[True, False])"),
+        (
+            {
+                "down_block_types": ["DownBlock2D"] * 2,
+                "up_block_types": ["UpBlock2D"] * 2,
+                "mid_block_type": "UNetMidBlock2D",
+            },
+            "has no transformer block with attention, so there is nothing to tune",
+        ),
+        (
+            {"_class_name": "UNet3DConditionModel"},
+            "is a UNet3DConditionModel, a video model already; tav import-original takes those of the released code",
+        ),
+        ({"_class_name": "UNetMotionModel"}, "is a UNetMotionModel, expected a UNet2DConditionModel"),
+    ],
+)
+def test_what_a_unets_configuration_tells_is_refused_alike_everywhere(
+    tav, family, copy_of, clip_path, tmp_path, changes, reason
+):
+    folder = copy_of(family("sd1"))
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    edit_json(folder / "unet" / "config.json", lambda values: values.update(changes))
+    text = f"error: the U-Net of the base model {folder} {reason}; Stable Diffusion 1.x and 2.x are supported\n"
+    tune = ("tune", "--base", folder, "--video", clip_path, "--prompt", "a", "--out", tmp_path / "run")
+    for command in (tune, ("plan", "--base", folder), ("info", folder)):
+        result = tav(*command)
+        assert (result.exit_code, result.stderr) == (2, text)
+
+
+@pytest.mark.parametrize("command", ["plan", "info"])
+def test_a_flow_matching_base_is_refused_before_anything_is_read(tav, family, copy_of, command):
+    folder = copy_of(family("sd1"))
+    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    result = tav(*{"plan": ("plan", "--base", folder), "info": ("info", folder)}[command])
+    assert result.exit_code == 2
+    assert "error: FlowMatchEulerDiscreteScheduler is a flow-matching scheduler" in result.stderr
 
 
 def test_an_upscaler_is_refused_with_the_reason(family):

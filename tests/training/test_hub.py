@@ -142,7 +142,7 @@ def test_without_network_it_says_what_was_tried(monkeypatch):
         f"there is no folder or file {ID}, and as a Hugging Face id at fp32 it cannot be had: tried the cache and the "
         "Hugging Face hub; LocalEntryNotFoundError: Cannot find an appropriate cached snapshot folder. Check the name "
         "and the network, and, for models that ask for it, log in with hf auth login; or download the model where "
-        "there is a network and give its folder with --base"
+        "there is a network and give its folder"
     )
 
 
@@ -158,8 +158,30 @@ def test_a_cache_alone_that_has_nothing_says_so(tav, clip_path, work, monkeypatc
     options = ("--video", clip_path, "--prompt", "a", "--out", work / "run")
     result = tav("tune", "--base", ID, "--local-files-only", *options)
     assert result.exit_code == 2
-    assert "tried the cache alone (local files only); LocalEntryNotFoundError: nothing. Leave --local" in result.stderr
+    assert result.stderr == (
+        f"error: there is no folder or file {ID}, and as a Hugging Face id it is not in the cache, and only the cache "
+        "was asked (local files only). Leave --local-files-only out where there is a network, or download the model "
+        "there and give its folder\n"
+    )
     assert list(work.iterdir()) == []
+
+
+def test_info_on_a_model_that_is_not_in_the_cache_says_what_fetches_it(tav, monkeypatch):
+    unreachable(monkeypatch, LocalEntryNotFoundError("pass 'local_files_only=False' as input"))
+    result = tav("info", ID, "--revision", "fp32")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: there is nothing at {ID}, and as a Hugging Face id it is not in the cache, where alone tav info "
+        f"looks; tav plan --base {ID} --revision fp32 fetches its configurations, tav tune all of it\n"
+    )
+
+
+def test_a_unet_that_cannot_be_inflated_is_refused_before_its_weights_are_fetched(hub):
+    path = hub.folder / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"addition_embed_type": "text_time"}))
+    with pytest.raises(BaseModelError, match=rf"the U-Net of the base model {ID} takes additional conditions"):
+        BaseModel(ID)
+    assert not any(name.endswith(".safetensors") for name in hub.fetched)
 
 
 def test_an_incomplete_cache_is_named(hub):

@@ -132,14 +132,26 @@ def test_missing_and_extra_keys_are_listed_with_their_count(imported, changed, t
     with pytest.raises(CheckpointError) as refused:
         imported(changed(damage))
     text = str(refused.value)
-    assert "does not fit this U-Net (13 differences): missing conv_in.bias; unexpected motion.00;" in text
+    assert "does not fit this U-Net (13 differences):\n  missing conv_in.bias\n  unexpected motion.00\n" in text
     assert text.count("unexpected") == 9  # ten are shown
     assert not (tmp_path / "run").exists()
 
 
 def test_an_image_model_is_refused(imported, tiny_base):
-    with pytest.raises(CheckpointError, match=r"does not fit this U-Net \(\d+ differences\): missing .*_temp\."):
+    with pytest.raises(CheckpointError) as refused:
         imported(tiny_base)
+    path = tiny_base / "unet" / "diffusion_pytorch_model.safetensors"
+    text = f"the checkpoint {path} is an image model's, not one of the released code: it has none of the"
+    assert str(refused.value).startswith(text)
+    assert str(refused.value).endswith("Give what tuning with the released code has written")
+
+
+def test_another_base_is_named_as_the_cause(imported, changed):
+    key = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    folder = changed(lambda state: state | {key: torch.zeros(8, 32)})
+    text = rf"was made from another base, and does not fit this U-Net \(1 differences\):\n  {key}: expected \(8, 16\)"
+    with pytest.raises(CheckpointError, match=text):
+        imported(folder)
 
 
 def test_other_tensors_than_the_tuned_ones_may_not_differ(imported, changed):
@@ -153,8 +165,9 @@ def test_other_tensors_than_the_tuned_ones_may_not_differ(imported, changed):
         imported(changed(train_more))
     text = str(refused.value)
     assert "was not tuned from the base base, or more than the paper's tensors were: 12 of " in text
-    listed = text.split("others differ: ")[1].split(". Give the base")[0].split(", ")
-    assert len(listed) == 10
+    lines = text.split("others differ:\n")[1].split("\nGive the base")[0].splitlines()
+    assert len(lines) == 11
+    assert lines[-1] == "  and 2 more"
 
 
 def test_half_precision_of_the_same_base_is_the_same(imported, changed):

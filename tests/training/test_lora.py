@@ -154,6 +154,21 @@ def test_a_scale_that_is_no_number_is_refused():
         TuneConfig(loras=["a:nan"], video="v", prompt="p", out="o")
 
 
+@pytest.mark.parametrize("scale", ["abc", "", "nan", "inf"])
+def test_a_scale_that_is_no_number_is_refused_behind_a_file(tmp_path, scale):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"")
+    with pytest.raises(
+        ConfigError, match=rf"the scale of a LoRA must be a number, as in FILE:0.8; got '{path}:{scale}'"
+    ):
+        LoraFile.parse(f"{path}:{scale}")
+
+
+def test_a_folder_stands_for_the_file_that_diffusers_writes_into_one(tmp_path):
+    expected = LoraFile(tmp_path / "pytorch_lora_weights.safetensors", 0.5)
+    assert LoraFile.parse(f"{tmp_path}:0.5") == expected
+
+
 # --- bad files ------------------------------------------------------------------------------------------------------
 
 
@@ -168,7 +183,9 @@ def test_keys_that_match_nothing_are_listed_with_their_count(family, make_lora, 
         BaseModel(family("sd1"), loras=[path])
     text = str(refused.value)
     assert f"the LoRA {path} does not fit the base model (12 of its" in text
-    assert text.count("unexpected unet.down_blocks.7.attentions.") == 10
+    assert text.count("\n  unexpected unet.down_blocks.7.attentions.") == 10
+    assert "\n  and 2 more\n" in text
+    assert max(map(len, text.splitlines()[1:])) <= 120
     assert "It was made for another one: Stable Diffusion 1.x, 2.x and XL all differ" in text
 
 
@@ -176,7 +193,7 @@ def test_a_lora_of_sdxl_is_refused(family, tmp_path):
     state = pairs({"text_encoder_2.text_model.encoder.layers.0.self_attn.q_proj": (8, 8)},
                   {"down": "{}.lora_A.weight", "up": "{}.lora_B.weight"})  # fmt: skip
     save_file(state, tmp_path / "xl.safetensors")
-    with pytest.raises(BaseModelError, match=r"\(2 of its 2 parts match nothing\): unexpected text_encoder_2\."):
+    with pytest.raises(BaseModelError, match=r"\(2 of its 2 parts match nothing\):\n  unexpected text_encoder_2\."):
         BaseModel(family("sd1"), loras=[tmp_path / "xl.safetensors"])
 
 
@@ -189,11 +206,41 @@ def test_factors_of_another_width_are_refused(family, tmp_path):
         BaseModel(family("sd1"), loras=[tmp_path / "l.safetensors"])
 
 
-def test_half_a_pair_is_refused(family, tmp_path):
-    state = load_file(peft_format(tmp_path / "lora.safetensors"))
-    del state[f"{next(iter(PEFT))}.lora_B.weight"]
-    save_file(state, tmp_path / "lora.safetensors")
-    with pytest.raises(BaseModelError, match=r"attn1.to_q lacks one of its two factors"):
+@pytest.mark.parametrize("form", ["peft", "first", "kohya"])
+@pytest.mark.parametrize("side", [0, 1])
+def test_half_a_pair_is_refused(family, make_lora, tmp_path, form, side):
+    path = tmp_path / "lora.safetensors"
+    {"peft": peft_format, "first": first_format, "kohya": lambda p: kohya_format(p, make_lora)}[form](path)
+    state = load_file(path)
+    sides = {"peft": ("lora_A", "lora_B"), "first": ("lora.down", "lora.up"), "kohya": ("lora_down", "lora_up")}[form]
+    lost = next(key for key in state if sides[side] in key)
+    there = lost.replace(sides[side], sides[1 - side])
+    del state[lost]
+    save_file(state, path)
+    with pytest.raises(BaseModelError) as refused:
+        BaseModel(family("sd1"), loras=[path])
+    assert str(refused.value) == (
+        f"the LoRA {path} is damaged: of 1 pairs of factors only one is there:\n  {there} is there, {lost} is not\n"
+        "Download or convert it again"
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(family, tmp_path, value):
+    path = peft_format(tmp_path / "lora.safetensors")
+    state = load_file(path)
+    first, second = list(state)[:2]
+    state[first][0, 0] = state[second][0, 0] = value
+    save_file(state, path)
+    with pytest.raises(
+        BaseModelError, match=rf"lora.safetensors has values that are not finite: {first} and 1 others; "
+    ):
+        BaseModel(family("sd1"), loras=[path])
+
+
+def test_an_empty_file_is_refused(family, tmp_path):
+    save_file({}, tmp_path / "lora.safetensors")
+    with pytest.raises(BaseModelError, match=r"the LoRA .* is empty: there is no tensor in it; download it again"):
         BaseModel(family("sd1"), loras=[tmp_path / "lora.safetensors"])
 
 
@@ -253,6 +300,29 @@ def test_a_run_records_its_loras(tav, tuned):
     assert recorded == [{"name": "ink.safetensors", "sha256": LoraFile(lora).sha256, "scale": 0.5}]
     assert load_run(run).config.loras == (f"{lora}:0.5",)
     assert json.loads(tav("info", run, "--json").stdout)["loras"] == {"ink.safetensors": 0.5}
+
+
+def test_a_comparison_takes_a_lora_that_moved(tav, tuned, tmp_path):
+    run, lora = tuned
+    moved = shutil.move(lora, tmp_path / "moved_ink.safetensors")
+    args = ("compare", run, "--prompt", "a", "--steps", 1, "--num-inference-steps", 1)
+    result = tav(*args)
+    assert result.exit_code == 2
+    assert "there is no LoRA file" in result.stderr
+    result = tav(*args, "--lora", f"{moved}:0.5")
+    assert result.exit_code == 0, result.stderr
+    assert (run / "compare.png").is_file()
+
+
+def test_a_plan_takes_what_tuning_takes(tav, family, make_lora, tmp_path):
+    lora = make_lora(tmp_path / "lora.safetensors")
+    args = ("plan", "--base", family("sd1"), "--size", 16, "--frames", 2, "--device", "cpu")
+    plain = tav(*args).stdout
+    more = ("--lora", f"{lora}:0.5", "--tokenizer", family("sd1") / "tokenizer", "--allow-pickle")
+    assert tav(*args, *more).stdout == plain != ""
+    result = tav(*args, "--lora", tmp_path / "none.safetensors")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "there is no LoRA file" in result.stderr
 
 
 def test_an_export_refuses_a_changed_lora(tav, tuned, make_lora, work):

@@ -147,7 +147,7 @@ def test_missing_and_extra_tensors_are_listed_with_their_count(changed, tokenize
     with pytest.raises(BaseModelError) as refused:
         BaseModel(changed("sd1", damage), tokenizer=tokenizer).load_unet()
     text = str(refused.value)
-    assert "is not one of Stable Diffusion 1.x (14 differences): missing conv_out.bias; unexpected " in text
+    assert "is not one of Stable Diffusion 1.x (14 differences):\n  missing conv_out.bias\n  unexpected " in text
     assert text.count("unexpected") == 9  # ten are shown
 
 

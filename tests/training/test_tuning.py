@@ -243,7 +243,7 @@ def test_a_delta_of_another_model_is_refused(config, tiny_run, tiny_base):
     from tav_sdk.training import InflationOptions
 
     model = inflate(unet, InflationOptions(temporal=False), 4)
-    with pytest.raises(CheckpointError, match=r"does not fit the model \(\d+ differences\): unexpected"):
+    with pytest.raises(CheckpointError, match=r"does not fit the model \(\d+ differences\):\n  unexpected"):
         load_delta(model, load_run(tiny_run).delta_path)
 
 
