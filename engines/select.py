@@ -17,6 +17,7 @@ MODULES = {
     "onnxruntime-tensorrt": "tav_sdk.engines.ort",
     "onnxruntime-tensorrt-rtx": "tav_sdk.engines.ort",
     "onnxruntime-cuda": "tav_sdk.engines.ort",
+    "openvino-cpu": "tav_sdk.engines.openvino",
     "onnxruntime-cpu": "tav_sdk.engines.ort",
 }
 """Every engine, best first, and the module that runs it: ``status(engine)``, ``unready(graph, engine)``,
@@ -92,7 +93,7 @@ def unfit(graph: Graph, engine: str) -> str:
 def _check_fits(engine: str, graphs: Sequence[Graph]) -> None:
     for graph in graphs:
         if reason := unfit(graph, engine):
-            other = f"choose --engine {_CPU}" if graph.precision == "int8" else "use an engine on a GPU"
+            other = f"choose --engine {_CPU}" if graph.precision == "int8" else "use openvino-cpu or one on a GPU"
             raise EngineError(
                 f"{engine} {reason}, and the {graph.name} graph is in {graph.precision}; {other}, or export the run "
                 "again with --precision fp32"
