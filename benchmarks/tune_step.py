@@ -17,14 +17,11 @@ All three compute the same loss, which is checked before anything is timed.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 if __name__ == "__main__" and not __package__:  # run by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -36,37 +33,12 @@ from torch import Tensor, nn
 from benchmarks import interleave, progress, spread, table, write_json
 from benchmarks.models import NUM_TOKENS, SIZES, Size, make_schedule, make_text_encoder, make_vae, make_video_unet
 from tav_sdk.demo_clip import render_clip
+from tav_sdk.export.peers import explicit_products
 from tav_sdk.frames import to_pixels
 from tav_sdk.training import InflationOptions, TuneConfig, VideoUNet
 from tav_sdk.training.clip import encode_clip
 from tav_sdk.training.inflation import freeze_all_but_tuned
 from tav_sdk.training.tuner import Tuner
-
-
-def explicit_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    **_: object,
-) -> Tensor:
-    """``softmax(q k^T scale) v`` with every score in memory; stands in for ``scaled_dot_product_attention``."""
-    scores = (query @ key.transpose(-1, -2)) * (scale or query.shape[-1] ** -0.5)  # (b, heads, n, m)
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -torch.inf)
-    return scores.softmax(-1) @ value
-
-
-@contextlib.contextmanager
-def explicit_products() -> Iterator[None]:
-    """Within it every attention of a model is computed by :func:`explicit_attention`."""
-    with mock.patch.object(F, "scaled_dot_product_attention", explicit_attention):
-        yield
 
 
 class ReleasedLoop:

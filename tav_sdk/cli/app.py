@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from tav_sdk.cli import cache
+from tav_sdk.cli.bench import bench
 from tav_sdk.cli.build import build
 from tav_sdk.cli.compare import compare
 from tav_sdk.cli.console import guarded
@@ -59,6 +60,7 @@ app.command(no_args_is_help=True)(guarded(evaluate))
 app.command(no_args_is_help=True)(guarded(info))
 app.command(no_args_is_help=True)(guarded(verify))
 app.command(no_args_is_help=True)(guarded(build))
+app.command(no_args_is_help=True)(guarded(bench))
 app.command()(guarded(doctor))
 app.command()(guarded(demo))
 app.command("make-tiny-base", no_args_is_help=True)(guarded(make_tiny_base))

@@ -1,0 +1,96 @@
+"""``tav bench``"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tav_sdk.cli.console import say
+from tav_sdk.engines.select import CHOICES
+from tav_sdk.errors import InputError, OutputError, VideoNotFoundError
+
+FORMAT = 1
+SLOWER = 1.15
+
+
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder written by tav export.")],
+    run: Annotated[
+        Path | None, typer.Option(help="The run that it was exported from: measure PyTorch beside the engines.")
+    ] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="A clip: measure whole edits, too, each in a process of its own.")
+    ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(CHOICES[1:])}; repeat it.", show_default="all that work here"),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="How often everything is measured, in turn.", min=1)] = 5,
+    steps: Annotated[
+        int | None, typer.Option(help="DDIM steps of an edit, and of its inversion.", show_default="the base's", min=1)
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all that was measured to this file.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="A file that --json wrote: leave with 1 if a ratio has become worse.")
+    ] = None,
+    slower: Annotated[
+        float, typer.Option(help="With --against: how many times its former ratio is a regression.", min=1.0)
+    ] = SLOWER,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file --json.")] = False,
+) -> None:
+    """Measure engines against each other, and against PyTorch, on one bundle: same weights, same inputs, in turn.
+
+    First a step of the U-Net: seconds, times the fastest one's, the share of this machine's floor, and the difference
+    of the results. The floor is what the graph's operations take at the speed of this machine's fastest matrix product,
+    or its bytes at the speed of a copy, whichever is more. With --video then whole edits, stage by stage, with peak
+    memory and the time from the start of the process to the first sampling step.
+
+    [bold]Examples[/]
+
+      tav bench bundles/skiing
+
+      tav bench bundles/skiing --run runs/skiing --video clip.mp4 --json bench.json
+
+      tav bench bundles/skiing --engine onnxruntime-cpu --engine openvino-cpu --rounds 9
+
+      tav bench bundles/skiing --run runs/skiing --against bench.json
+    """
+    from tav_sdk.bundle import Bundle
+    from tav_sdk.cli.bench_run import Candidates, regressions, report, time_edits, time_steps
+    from tav_sdk.files import write_text
+    from tav_sdk.measure import machine
+
+    former = None if against is None else _read(against)
+    if json_file is not None and json_file.exists() and not overwrite:
+        raise OutputError(f"{json_file} is there already; give another --json, or --overwrite")
+    if video is not None and not video.is_file():
+        raise VideoNotFoundError(f"there is no video {video}")
+    opened = Bundle(bundle)
+    candidates = Candidates(opened, engine, run)
+    result: dict[str, Any] = {"format": FORMAT, "machine": machine(), "bundle": candidates.facts}
+    result["step"] = time_steps(candidates, rounds=rounds)
+    if video is not None:
+        count = opened.manifest.num_inference_steps if steps is None else steps
+        result["edit"] = time_edits(candidates, video, steps=count, rounds=rounds)
+    for text in report(result):
+        typer.echo(text)
+    if json_file is not None:
+        write_text(json_file, json.dumps(result, indent=2) + "\n")
+        say(f"[green]written[/] to {json_file}")
+    if former is not None and (worse := regressions(result, former, slower)):
+        for line in worse:
+            say(f"[bold red]slower:[/] {line}")
+        raise typer.Exit(1)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        former = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--against {path} cannot be read: {error}") from error
+    if not isinstance(former, dict) or former.get("format") != FORMAT or "step" not in former:
+        raise InputError(f"--against {path} was not written by tav bench --json, or by another version of it")
+    return former

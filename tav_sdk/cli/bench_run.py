@@ -1,0 +1,291 @@
+"""What ``tav bench`` measures: steps of the U-Net in this process, edits each in one of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tav_sdk.bench import STAGES
+from tav_sdk.bundle import UNET, Bundle
+from tav_sdk.engines.select import MODULES, available_engines, choose_engine, open_engine, unfit
+from tav_sdk.errors import EngineError, InputError
+from tav_sdk.measure import interleave, progress, spread, table
+
+if TYPE_CHECKING:
+    from tav_sdk.engines.base import Engine
+
+BATCH = 2
+"""Videos of a step: with guidance there are two."""
+SEED = 0
+
+
+class Candidates:
+    """What is measured on a bundle.
+
+    Args:
+        bundle: the bundle.
+        engines: names of engines; by default all that run its U-Net here.
+        run: the run that it was exported from, for the peers in PyTorch; without it there are none.
+
+    Raises:
+        EngineError: an engine does not work here, or not with the bundle.
+        InputError: the run is of other weights or another size than the bundle.
+        MissingExtraError: PyTorch is needed and not installed.
+    """
+
+    def __init__(self, bundle: Bundle, engines: Sequence[str] | None, run: Path | None) -> None:
+        self.bundle, self.run = bundle, run
+        graph = bundle.graph(UNET)
+        if engines:
+            for name in engines:
+                choose_engine(name, [graph])
+            self.engines = list(dict.fromkeys(engines))
+        else:
+            self.engines = [name for name in available_engines() if not _unready(name, bundle)]
+        if not self.engines:
+            raise EngineError(f"no engine that works here runs the bundle {bundle.folder}; tav doctor says why")
+        self.peers: tuple[str, ...] = ()
+        self.device = "cpu"
+        if run is not None:
+            self._open_run(run)
+
+    def _open_run(self, run: Path) -> None:
+        from tav_sdk.training.run_folder import load_run
+
+        self.loaded = load_run(run)
+        expected, tuned = self.bundle.manifest.provenance["tuning"], self.loaded.config
+        manifest = self.bundle.manifest
+        size = (manifest.num_frames, manifest.height, manifest.width)
+        if size != (tuned.num_frames, tuned.height, tuned.width) or manifest.prompt != tuned.prompt or not expected:
+            raise InputError(f"the bundle {self.bundle.folder} was not exported from the run {run}; give that one")
+        from tav_sdk.export.peers import PEERS
+        from tav_sdk.training.tuning import find_device
+
+        self.peers = PEERS
+        self.device = str(find_device(None))
+
+    @property
+    def names(self) -> list[str]:
+        """All of them, peers first."""
+        return [*self.peers, *self.engines]
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What was measured, for whoever reads the numbers."""
+        manifest = self.bundle.manifest
+        return {
+            "name": self.bundle.folder.resolve().name,
+            "base": manifest.provenance["base"]["name"],
+            "precision": manifest.precision,
+            "num_frames": manifest.num_frames,
+            "height": manifest.height,
+            "width": manifest.width,
+            "device": self.device,
+        }
+
+    @contextlib.contextmanager
+    def unets(self) -> Iterator[dict[str, Engine]]:
+        """The U-Net on every candidate, open."""
+        with contextlib.ExitStack() as stack:
+            opened: dict[str, Engine] = {}
+            for peer in self.peers:
+                from tav_sdk.export.peers import peer_engines
+
+                progress(f"opening {peer}")
+                engines = peer_engines(peer, self.loaded, self.bundle, device=self.device)
+                opened[peer] = stack.enter_context(engines[UNET])
+            for name in self.engines:
+                progress(f"opening {name}")
+                opened[name] = stack.enter_context(open_engine(self.bundle.graph(UNET), engine=name))
+            yield opened
+
+
+def time_steps(candidates: Candidates, *, rounds: int) -> dict[str, Any]:
+    """Measure the U-Net's step with guidance, all candidates in turn.
+
+    Returns:
+        ``work`` and ``peaks``, without the extra ``export`` null; and by candidate seconds, their spread, and the
+        relative difference from the first one's result.
+    """
+    bundle, graph = candidates.bundle, candidates.bundle.graph(UNET)
+    rng = np.random.default_rng(SEED)
+    feeds = {}
+    for spec in graph.inputs:
+        shape = tuple(BATCH if isinstance(axis, str) else axis for axis in spec.shape)
+        feeds[spec.name] = rng.standard_normal(shape).astype(spec.dtype) if spec.dtype != "int64" else np.int64(500)
+    feeds = {name: np.asarray(array) for name, array in feeds.items()}
+    weights = bundle.weights()
+    with candidates.unets() as opened:
+
+        def call(name: str) -> np.ndarray:
+            given = weights if name in candidates.engines else None
+            return opened[name].run(feeds, given)["out_sample"]
+
+        results = {name: call(name) for name in opened}
+        seconds = interleave({name: lambda name=name: call(name) for name in opened}, rounds)
+    reference = results[candidates.names[0]]
+    scale = float(np.abs(reference).max())
+    step: dict[str, Any] = {
+        "batch": BATCH,
+        **_floor(graph.path, candidates.device),
+        "candidates": {
+            name: {
+                "seconds": seconds[name],
+                **spread(seconds[name]),
+                "difference": float(np.abs(result - reference).max()) / scale,
+            }
+            for name, result in results.items()
+        },
+    }
+    return step
+
+
+def time_edits(candidates: Candidates, video: Path, *, steps: int, rounds: int) -> dict[str, Any]:
+    """Measure whole edits by every candidate, each in a fresh process, in turn.
+
+    Returns:
+        ``steps``, ``prompt``, and by candidate a list of what every round took: ``first_step``, ``stages`` and
+        ``peak_bytes``.
+    """
+    manifest = candidates.bundle.manifest
+    tuned = manifest.provenance["tuning"]
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in candidates.names}
+    for index in range(rounds):
+        for name in candidates.names:
+            task = {
+                "bundle": str(candidates.bundle.folder),
+                "candidate": name,
+                "run": str(candidates.run) if name in candidates.peers else None,
+                "device": candidates.device,
+                "video": str(video),
+                "prompt": manifest.prompt,
+                "steps": steps,
+                "start": int(tuned["start"]),
+                "stride": int(tuned["stride"]),
+                "began": time.time(),
+            }
+            done = subprocess.run(
+                [sys.executable, "-m", "tav_sdk.cli.bench_worker", json.dumps(task)],
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode:
+                raise EngineError(f"an edit by {name} failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
+            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+            total = sum(found[name][-1]["stages"].values())
+            progress(f"edit {index + 1}/{rounds}: {name} {total:.1f} s")
+    return {"steps": steps, "prompt": manifest.prompt, "candidates": found}
+
+
+def report(result: Mapping[str, Any]) -> Iterator[str]:
+    """What was measured, for people: a paragraph and a table for steps, and for edits."""
+    bundle, step = result["bundle"], result["step"]
+    machine = result["machine"]
+    yield (
+        f"{bundle['name']}: {bundle['base']}, {bundle['num_frames']} frames of {bundle['height']}x{bundle['width']}, "
+        f"{bundle['precision']}; {machine['cpu']}, {machine['cores']} cores\n"
+    )
+    rows = []
+    candidates = step["candidates"]
+    fastest = min(entry["median"] for entry in candidates.values())
+    for name, entry in candidates.items():
+        floor = "-" if step["floor_seconds"] is None else f"{100 * step['floor_seconds'] / entry['median']:.0f} %"
+        rows.append(
+            (
+                name,
+                f"{entry['median']:.3f}",
+                f"{entry['min']:.3f}",
+                f"{entry['max']:.3f}",
+                f"{entry['median'] / fastest:.2f}",
+                floor,
+                f"{entry['difference']:.1e}",
+            )
+        )
+    yield table(("U-Net step", "median s", "min", "max", "times the fastest", "of the floor", "difference"), rows)
+    if step["floor_seconds"] is not None:
+        precision = _peak_of(step["peaks"])
+        peak = f"{step['peaks'][precision] / 1e9:.0f} GFLOP/s ({precision}) and {step['bandwidth'] / 1e9:.0f} GB/s"
+        yield (
+            f"\nA step of {step['batch']} videos is {step['flops'] / 1e9:.0f} GFLOP and moves "
+            f"{step['bytes'] / 1e9:.2f} GB; this machine does {peak}: the floor is {step['floor_seconds']:.3f} s."
+        )
+    if "edit" in result:
+        yield ""
+        yield _edits(result["edit"])
+
+
+def regressions(result: Mapping[str, Any], former: Mapping[str, Any], slower: float) -> list[str]:
+    """Candidates whose time, as a ratio to the first common one's, has grown by more than ``slower``.
+
+    Ratios, so that files from machines of different speed, or from busy hours, can be compared.
+    """
+    now, then = (
+        {name: entry["median"] for name, entry in one["step"]["candidates"].items()} for one in (result, former)
+    )
+    common = [name for name in now if name in then]
+    lines = []
+    if len(common) < 2:
+        return [f"nothing can be compared: the two have {', '.join(common) or 'no candidate'} in common"]
+    for name in common[1:]:
+        ratios = [times[name] / times[common[0]] for times in (now, then)]
+        if ratios[0] > slower * ratios[1]:
+            lines.append(f"a U-Net step on {name} takes {ratios[0]:.2f} times {common[0]}'s, it took {ratios[1]:.2f}")
+    return lines
+
+
+def _edits(edit: Mapping[str, Any]) -> str:
+    rows = []
+    for name, rounds in edit["candidates"].items():
+        stages = {stage: statistics.median(one["stages"][stage] for one in rounds) for stage in STAGES}
+        total = statistics.median(sum(one["stages"].values()) for one in rounds)
+        rows.append(
+            (
+                name,
+                f"{total:.1f}",
+                *(f"{stages[stage]:.2f}" for stage in STAGES),
+                f"{statistics.median(one['first_step'] for one in rounds):.1f}",
+                f"{max(one['peak_bytes'] for one in rounds) / 1e9:.2f}",
+            )
+        )
+    head = (f"edit, {edit['steps']} + {edit['steps']} steps", "total s", *STAGES, "first step", "peak GB")
+    return table(head, rows)
+
+
+def _floor(path: Path, device: str) -> dict[str, Any]:
+    """The graph's work and the machine's speed, where ONNX and PyTorch are installed."""
+    try:
+        from tav_sdk.export.operations import count_work
+        from tav_sdk.export.peaks import bandwidth, matmul_peak
+    except ImportError:
+        progress("without the extra export the floor is not known")
+        return {"flops": None, "bytes": None, "peaks": None, "bandwidth": None, "floor_seconds": None}
+    progress("measuring the machine")
+    work, peaks, copied = count_work(path, {"batch": BATCH}), matmul_peak(device), bandwidth(device)
+    return {
+        "flops": work.flops,
+        "bytes": work.bytes,
+        "peaks": peaks,
+        "bandwidth": copied,
+        "floor_seconds": max(work.flops / peaks[_peak_of(peaks)], work.bytes / copied),
+    }
+
+
+def _peak_of(peaks: Mapping[str, float]) -> str:
+    return "fp16" if "fp16" in peaks else "fp32"
+
+
+def _unready(name: str, bundle: Bundle) -> str:
+    graph = bundle.graph(UNET)
+    return unfit(graph, name) or importlib.import_module(MODULES[name]).unready(graph, name)
