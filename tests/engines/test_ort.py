@@ -68,7 +68,7 @@ def test_a_damaged_graph_is_refused(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no graph")
     with pytest.raises(EngineError, match=r"ONNX Runtime cannot load the plus graph .*model.onnx"):
-        open_engine(Graph(name="plus", path=path, inputs=INPUTS, outputs=OUTPUTS))
+        open_engine(Graph(name="plus", path=path, inputs=INPUTS, outputs=OUTPUTS), engine="onnxruntime-cpu")
 
 
 def weights(*values, key=None):
@@ -107,7 +107,7 @@ def test_weights_that_do_not_fit_are_refused(graph, given, message):
 
 def test_bfloat16_is_refused_on_the_cpu_with_what_to_do(graph):
     half = dataclasses.replace(graph, precision="bf16")
-    text = r"onnxruntime-cpu has no bfloat16 kernels, and the plus graph is in bf16; use an engine on a GPU, or export"
+    text = r"onnxruntime-cpu has no bfloat16 kernels, and the plus graph is in bf16; use openvino-cpu or one on a GPU"
     with pytest.raises(EngineError, match=text):
         open_engine(half, engine="onnxruntime-cpu")
 
