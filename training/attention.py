@@ -30,13 +30,22 @@ def _heads(attn: Attention, states: Tensor) -> Tensor:
     return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
 
-def _attend(attn: Attention, query: Tensor, key: Tensor, value: Tensor, **how: object) -> Tensor:
-    """Scaled dot-product attention and the output projection; ``(b, n, d)``, ``(b, m, d)`` -> ``(b, n, d)``."""
+def _attended(attn: Attention, query: Tensor, key: Tensor, value: Tensor, **how: object) -> Tensor:
+    """Scaled dot-product attention; ``(b, n, d)``, ``(b, m, d)`` -> ``(b, n, d)``."""
     attended = F.scaled_dot_product_attention(
         _heads(attn, query), _heads(attn, key), _heads(attn, value), scale=attn.scale, **how
     )
-    merged = attended.transpose(1, 2).flatten(2).to(query.dtype)  # (b, n, d)
-    return attn.to_out[1](attn.to_out[0](merged))
+    return attended.transpose(1, 2).flatten(2).to(query.dtype)
+
+
+def _project(attn: Attention, states: Tensor) -> Tensor:
+    """The output projection."""
+    return attn.to_out[1](attn.to_out[0](states))
+
+
+def _attend(attn: Attention, query: Tensor, key: Tensor, value: Tensor, **how: object) -> Tensor:
+    """Attention and its output projection."""
+    return _project(attn, _attended(attn, query, key, value, **how))
 
 
 def source_frames(mode: AttentionMode, num_frames: int) -> list[list[int]]:
@@ -82,15 +91,29 @@ class FrameAttnProcessor:
                 mask = frame[:, None] >= frame[None, :]  # (f n, f n)
             query, key, value = (x.unflatten(0, (-1, f)).flatten(1, 2) for x in (query, key, value))  # (b, f n, d)
             return _attend(attn, query, key, value, attn_mask=mask).unflatten(1, (f, n)).flatten(0, 1)
+        if self.mode == "sparse_causal" and f > 2:
+            return self._sparse_causal(attn, query, key, value)
         table = torch.tensor(source_frames(self.mode, f), device=query.device)  # (f, sources)
-        key, value = (self._gather(x, table) for x in (key, value))  # (b f, sources n, d)
+        key, value = (_gather(x.unflatten(0, (-1, f)), table) for x in (key, value))  # (b f, sources n, d)
         return _attend(attn, query, key, value)
 
-    def _gather(self, states: Tensor, table: Tensor) -> Tensor:
-        f, sources = table.shape
-        states = states.unflatten(0, (-1, f))  # (b, f, n, d)
-        gathered = states.index_select(1, table.flatten())  # (b, f sources, n, d)
-        return gathered.unflatten(1, (f, sources)).flatten(2, 3).flatten(0, 1)  # (b f, sources n, d)
+    def _sparse_causal(self, attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Frames 0 and 1 see frame 0 twice, and a softmax over every score twice is that over it once: n keys do."""
+        f = self.frames.num_frames
+        query, key, value = (x.unflatten(0, (-1, f)) for x in (query, key, value))  # (b, f, n, d)
+        first = _attended(attn, query[:, :2].flatten(1, 2), key[:, 0], value[:, 0])  # (b, 2 n, d)
+        table = torch.tensor(source_frames(self.mode, f)[2:], device=query.device)  # (f - 2, 2)
+        key, value = (_gather(x, table) for x in (key, value))  # (b (f - 2), 2 n, d)
+        rest = _attended(attn, query[:, 2:].flatten(0, 1), key, value)  # (b (f - 2), n, d)
+        both = torch.cat([first.unflatten(1, (2, -1)), rest.unflatten(0, (-1, f - 2))], dim=1)  # (b, f, n, d)
+        return _project(attn, both.flatten(0, 1))
+
+
+def _gather(states: Tensor, table: Tensor) -> Tensor:
+    """Keys or values of every frame's sources, one after the other: ``(b, f, n, d)`` -> ``(b rows, sources n, d)``."""
+    rows, sources = table.shape
+    gathered = states.index_select(1, table.flatten())  # (b, rows sources, n, d)
+    return gathered.unflatten(1, (rows, sources)).flatten(2, 3).flatten(0, 1)
 
 
 class ClipCrossAttnProcessor:
