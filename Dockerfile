@@ -1,6 +1,6 @@
 # Two images from one file (built with BuildKit):
 #
-#   docker build -t tav-sdk .                                  # runtime: bundles on ONNX Runtime, no torch
+#   docker build -t tav-sdk .                                  # runtime: bundles on the CPU, no torch
 #   docker build -t tav-sdk-workbench --target workbench .     # tuning and export, with torch
 #
 #   docker run --rm -v "$PWD:/work" tav-sdk edit bundles/skiing --video clip.mp4 --prompt "..." --out out
@@ -32,7 +32,7 @@ ARG TORCH_VERSION="2.13.0"
 ARG PIP_EXTRA_INDEX_URL=""
 RUN pip install --no-cache-dir "torch==${TORCH_VERSION}"
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
-    pip install --no-cache-dir "$(echo /wheels/tav_sdk-*.whl)[training,export]"
+    pip install --no-cache-dir "$(echo /wheels/tav_sdk-*.whl)[training,export,openvino]"
 USER 1000:1000
 WORKDIR /work
 ENTRYPOINT ["tav"]
@@ -41,7 +41,7 @@ CMD ["--help"]
 # The last stage is the one that is built when none is named.
 FROM base AS runtime
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
-    pip install --no-cache-dir /wheels/tav_sdk-*.whl
+    pip install --no-cache-dir "$(echo /wheels/tav_sdk-*.whl)[openvino]"
 USER 1000:1000
 WORKDIR /work
 ENTRYPOINT ["tav"]
