@@ -80,7 +80,7 @@ class OpenVinoEngine(Engine):
             properties["INFERENCE_NUM_THREADS"] = num_threads
         try:
             model = _core().read_model(str(graph.path))
-            self._own = _open_weights(model, {spec.name for spec in graph.tuned})
+            self._own: dict[str, np.ndarray] = _open_weights(model, {spec.name for spec in graph.tuned})
             self._request: Any = _core().compile_model(model, "CPU", properties).create_infer_request()
         except Exception as error:  # OpenVINO raises RuntimeError for everything
             raise EngineError(f"OpenVINO cannot load the {graph.name} graph {graph.path}: {error}") from error
@@ -89,39 +89,38 @@ class OpenVinoEngine(Engine):
         self._load(None)
 
     def _run(self, feeds: dict[str, np.ndarray], weights: Weights | None) -> dict[str, np.ndarray]:
-        import openvino
-
         with self._lock:
             try:
                 if (weights.key if weights else None) != self._loaded:
                     self._load(weights)
                 for name, array in feeds.items():
-                    self._request.set_tensor(name, openvino.Tensor(array))
+                    self._fill(name, array)
                 self._request.infer()
                 return {spec.name: self._request.get_tensor(spec.name).data.copy() for spec in self.outputs}
             except Exception as error:
                 raise EngineError(f"OpenVINO failed in the {self.name} graph: {error}") from error
 
     def _load(self, weights: Weights | None) -> None:
-        """Point the weights' inputs to a clip's, or to those of the graph."""
-        import openvino
-
+        """Copy a clip's weights, or those of the graph, to their inputs."""
+        self._loaded = ""  # in between they are nobody's
         for spec in self.tuned:
-            tensor = self._own[spec.name]
-            if weights is not None:
-                # A copy: OpenVINO takes no arrays that are read-only, as those of a file are.
-                tensor = openvino.Tensor(tensor.get_element_type(), tensor.get_shape())
-                _copy(weights.tensors[spec.name], tensor)
-            self._request.set_tensor(spec.name, tensor)
+            self._fill(spec.name, self._own[spec.name] if weights is None else weights.tensors[spec.name])
         self._loaded = weights.key if weights else None
 
+    def _fill(self, name: str, array: np.ndarray) -> None:
+        """Copy to the request's own tensor; OpenVINO takes no array that is read-only, as a file's is."""
+        tensor = self._request.get_tensor(name)
+        if tuple(tensor.shape) != array.shape:
+            tensor.shape = array.shape
+        # As bytes, since numpy has no bfloat16.
+        np.copyto(tensor.data.reshape(-1).view(np.uint8), np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
     def _close(self) -> None:
-        self._request = self._own = None
+        self._request, self._own = None, {}
 
 
-def _open_weights(model: Any, names: set[str]) -> dict[str, Any]:
+def _open_weights(model: Any, names: set[str]) -> dict[str, np.ndarray]:
     """Make parameters of a model's constants; their values, by name."""
-    import openvino
     from openvino import opset13
 
     values, parameters = {}, []
@@ -130,22 +129,15 @@ def _open_weights(model: Any, names: set[str]) -> dict[str, Any]:
         if constant.get_type_name() != "Constant" or name not in names:
             continue
         output = constant.output(0)
-        value = openvino.Tensor(output.get_element_type(), output.get_shape())
-        _copy(constant.get_data(), value)
+        values[name] = np.array(constant.get_data())
         parameter = opset13.parameter(output.get_shape(), output.get_element_type(), name)
         for target in output.get_target_inputs():
             target.replace_source_output(parameter.output(0))
         parameter.output(0).set_names({name})
-        values[name] = value
         parameters.append(parameter)
     model.add_parameters(parameters)
     model.validate_nodes_and_infer_types()
     return values
-
-
-def _copy(array: np.ndarray, tensor: Any) -> None:
-    """Copy an array's bytes, since numpy has no bfloat16."""
-    np.copyto(tensor.data.reshape(-1).view(np.uint8), np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
 @functools.cache

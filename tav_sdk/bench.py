@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,7 +73,7 @@ def time_edit(pipeline: Pipeline, read: Callable[[], Video], prompt: str, *, ste
     watch.lap("text")
 
     def seen(step: StepProgress) -> None:
-        watch.lap(_STAGE_OF.get(step.stage))
+        watch.lap(stage_of(step.stage))
 
     inversion: Inversion = pipeline.invert(clip, num_inversion_steps=steps, callback=seen)
     watch.lap()
@@ -93,9 +93,6 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-_STAGE_OF: Mapping[str, str] = {
-    "encode": "vae encode",
-    "inversion": "inversion",
-    "sampling": "sampling",
-    "decode": "vae decode",
-}
+def stage_of(reported: str) -> str | None:
+    """One of :data:`STAGES` for what a pipeline reports, or none."""
+    return {"encode": "vae encode", "decode": "vae decode"}.get(reported, reported if reported in STAGES else None)

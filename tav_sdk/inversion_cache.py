@@ -54,6 +54,7 @@ class InversionFacts:
         adapter_scale: how much of the tuning is used.
         correction: how edits are kept near the clip.
         control: what steered the U-Net, if anything.
+        start_timestep: of a fast inversion, where it ends.
     """
 
     clip: str
@@ -70,6 +71,7 @@ class InversionFacts:
     adapter_scale: float
     correction: Correction
     control: Mapping[str, Any] | None = None
+    start_timestep: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The facts as plain JSON values, with :data:`METHOD`."""
@@ -117,6 +119,7 @@ class InversionCache:
                     num_inversion_steps=facts.num_inversion_steps,
                     correction=facts.correction,
                     offsets=_load(folder / OFFSETS, axes=6) if facts.correction == "direct" else None,
+                    start_timestep=facts.start_timestep,
                 )
             finally:
                 self._cache.release(key)

@@ -30,7 +30,15 @@ from tav_sdk.engines.select import choose_engine
 from tav_sdk.engines.shared import SharedEngine
 from tav_sdk.errors import InputError
 from tav_sdk.frames import to_frames, to_pixels
-from tav_sdk.inversion import Correction, Inversion, check_correction, ddim_invert, direct_offsets
+from tav_sdk.inversion import (
+    Correction,
+    Inversion,
+    check_correction,
+    ddim_invert,
+    direct_offsets,
+    fast_steps,
+    multistep_invert,
+)
 from tav_sdk.inversion_cache import InversionCache, InversionFacts
 from tav_sdk.progress import Callback, StepProgress, UNet, report
 from tav_sdk.sampling import ddim_sample
@@ -170,6 +178,7 @@ class Pipeline:
         num_inversion_steps: int | None = None,
         seed: int | None = None,
         correction: Correction = "none",
+        fast: bool = False,
         control: Control | None = None,
         callback: Callback | None = None,
     ) -> Inversion:
@@ -180,12 +189,15 @@ class Pipeline:
             prompt: what to invert with; by default what the base does best with (:attr:`Manifest.invert_with`): the
                 empty prompt as in the released code, or the tuned clip's caption; the caption if ``correction`` is
                 ``negative-prompt``.
-            num_inversion_steps: U-Net evaluations, in [1, T]; by default :attr:`Manifest.num_inference_steps`.
+            num_inversion_steps: U-Net evaluations, in [1, T]; by default :attr:`Manifest.num_inference_steps`, if
+                ``fast`` half of them.
             seed: draw the clip's latents from the VAE's posterior with this seed, as the released code does; by
                 default its mean is taken.
             correction: how edits are kept near the clip, see :class:`~tav_sdk.inversion.Inversion`:
                 ``negative-prompt``, which costs nothing, ``direct``, which costs one more U-Net evaluation a step here
                 and nothing in an edit, or ``none``.
+            fast: fewer evaluations for nearly the same edits: :func:`~tav_sdk.inversion.multistep_invert`, and in
+                :meth:`edit` a third of the usual steps; not with the correction ``direct``.
             control: what steers the U-Net here, too; by default nothing does, and only the edit is steered.
             callback: called after each step of ``encode``, ``inversion`` and ``correction``; ``False`` cancels.
 
@@ -196,11 +208,17 @@ class Pipeline:
             CancelledError: the callback returned ``False``.
         """
         total = self.schedule.num_train_timesteps
+        usual = self.manifest.num_inference_steps
         if num_inversion_steps is None:
-            num_inversion_steps = self.manifest.num_inference_steps
+            num_inversion_steps = fast_steps(usual)[0] if fast else usual
         if not 1 <= num_inversion_steps <= total:
             raise InputError(f"num_inversion_steps must be between 1 and {total}, got {num_inversion_steps}")
         check_correction(correction)
+        if fast and correction == "direct":
+            raise InputError(
+                "a fast inversion takes another way than sampling back does, so the correction direct does not fit it"
+            )
+        start_timestep = int(self.schedule.timesteps(usual)[0]) if fast else None
         if prompt is None:
             caption = self.manifest.invert_with == "caption" or correction == "negative-prompt"
             prompt = self.manifest.prompt if caption else ""
@@ -211,7 +229,7 @@ class Pipeline:
             )
         self._check_clip(clip)
         unet = self._controlled(control)
-        facts = self._inversion_facts(clip, prompt, num_inversion_steps, seed, correction, control)
+        facts = self._inversion_facts(clip, prompt, num_inversion_steps, seed, correction, control, start_timestep)
         if self._inversions and facts and (kept := self._inversions.find(facts, fps=clip.fps)):
             steps = num_inversion_steps
             report(callback, StepProgress("inversion", steps, steps, metrics={"from": "the cache"}))
@@ -225,7 +243,10 @@ class Pipeline:
                 trajectory.append(np.asarray(step.latents))
             return None if callback is None else callback(step)
 
-        latents = ddim_invert(unet, source, states, self.schedule, num_inversion_steps, record)
+        if fast:
+            latents = multistep_invert(unet, source, states, self.schedule, num_inversion_steps, usual, record)
+        else:
+            latents = ddim_invert(unet, source, states, self.schedule, num_inversion_steps, record)
         offsets = None
         if correction == "direct":
             offsets = direct_offsets(unet, np.stack(trajectory), states, self.schedule, callback)
@@ -237,6 +258,7 @@ class Pipeline:
             num_inversion_steps=num_inversion_steps,
             correction=correction,
             offsets=offsets,
+            start_timestep=start_timestep,
         )
         if self._inversions and facts:
             self._inversions.keep(facts, inversion)
@@ -260,8 +282,8 @@ class Pipeline:
             inversion: from :meth:`invert`, whose correction is applied.
             negative_prompt: what it is not to show; not with the correction ``negative-prompt``, which has the clip's
                 caption there.
-            num_inference_steps: DDIM steps, in [1, T]; by default :attr:`Manifest.num_inference_steps`. With the
-                correction ``direct`` as many as the inversion took, by default too.
+            num_inference_steps: DDIM steps, in [1, T]; by default :attr:`Manifest.num_inference_steps`, after a fast
+                inversion a third of them. With the correction ``direct`` as many as the inversion took, by default too.
             guidance_scale: at most 1 switches guidance off, which halves the work; by default what the base is best
                 edited with, :attr:`Manifest.guidance_scale`.
             control: a control video and the ControlNet that follows it; the bundle has to be one that was exported with
@@ -283,8 +305,11 @@ class Pipeline:
                     f"{negative_prompt!r} for it, too; leave one of them out"
                 )
             negative_prompt = inversion.prompt
-        if inversion.offsets is not None and num_inference_steps is None:
-            num_inference_steps = inversion.num_inversion_steps
+        if num_inference_steps is None:
+            if inversion.offsets is not None:
+                num_inference_steps = inversion.num_inversion_steps
+            elif inversion.start_timestep is not None:
+                num_inference_steps = fast_steps(self.manifest.num_inference_steps)[1]
         return self._sample(
             prompt,
             negative_prompt,
@@ -295,6 +320,7 @@ class Pipeline:
             callback,
             inversion.offsets,
             control,
+            inversion.start_timestep,
         )
 
     def generate(
@@ -383,6 +409,7 @@ class Pipeline:
         seed: int | None,
         correction: Correction,
         control: Control | None,
+        start_timestep: int | None,
     ) -> InversionFacts | None:
         """What an inversion follows from; ``None`` where an engine was given, of whose weights nothing is known."""
         graphs = (TEXT_ENCODER, VAE_ENCODER, UNET)
@@ -404,6 +431,7 @@ class Pipeline:
             adapter_scale=self.adapter_scale,
             correction=correction,
             control=None if control is None else control.facts,
+            start_timestep=start_timestep,
         )
 
     def _sample(
@@ -417,6 +445,7 @@ class Pipeline:
         callback: Callback | None,
         offsets: np.ndarray | None = None,
         control: Control | None = None,
+        start_timestep: int | None = None,
     ) -> Video:
         unet = self._controlled(control)
         if num_inference_steps is None:
@@ -437,6 +466,7 @@ class Pipeline:
             float(guidance_scale),
             callback,
             offsets=offsets,
+            start_timestep=start_timestep,
         )
         return self.decode(clean, fps=fps, callback=callback)
 

@@ -20,6 +20,7 @@ def ddim_sample(
     callback: Callback | None = None,
     *,
     offsets: np.ndarray | None = None,
+    start_timestep: int | None = None,
 ) -> np.ndarray:
     """Run the deterministic DDIM process (eta 0) from noise to clean latents.
 
@@ -39,6 +40,8 @@ def ddim_sample(
         callback: called after every step with a :class:`~tav_sdk.progress.StepProgress`; ``False`` cancels.
         offsets: ``(num_inference_steps, b, c, f, h, w)`` float32, added to the latents after each step, see
             :func:`~tav_sdk.inversion.direct_offsets`.
+        start_timestep: where ``latents`` are, if not at the first timestep of ``num_inference_steps``; steps are then
+            even from there.
 
     Returns:
         Clean latents ``(b, c, f, h, w)`` float32, still times the VAE's scaling factor.
@@ -56,6 +59,8 @@ def ddim_sample(
             raise InputError("guidance_scale above 1 needs negative_encoder_hidden_states: those of the empty prompt")
         states = np.concatenate([negative_encoder_hidden_states, encoder_hidden_states])  # (2 b, s, d)
     timesteps = schedule.timesteps(num_inference_steps)
+    if start_timestep is not None:
+        timesteps = schedule.timesteps_between(start_timestep, int(timesteps[-1]), num_inference_steps)
     if offsets is not None and len(offsets) != len(timesteps):
         raise InputError(
             f"num_inference_steps must be {len(offsets)}, as many as the clip was inverted with, got {len(timesteps)}: "
@@ -68,7 +73,11 @@ def ddim_sample(
             noise_pred = uncond + guidance_scale * (cond - uncond)
         else:
             noise_pred = unet(latents, np.asarray(timestep), states)
-        latents = schedule.step(noise_pred, timestep, latents, num_inference_steps)
+        if start_timestep is None:
+            latents = schedule.step(noise_pred, timestep, latents, num_inference_steps)
+        else:
+            target = -1 if index + 1 == len(timesteps) else timesteps[index + 1]
+            latents = schedule.move(noise_pred, latents, timestep, target)
         if offsets is not None:
             latents = latents + offsets[index]
         report(callback, StepProgress("sampling", index + 1, len(timesteps), int(timestep), latents))

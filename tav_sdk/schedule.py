@@ -127,6 +127,21 @@ class DDIMSchedule:
         """The timesteps that inversion visits, ``(num_inference_steps,) int64``, rising."""
         return self.timesteps(num_inference_steps)[::-1].copy()
 
+    def timesteps_between(self, first: int, last: int, num_inference_steps: int) -> np.ndarray:
+        """``num_inference_steps`` timesteps from ``first`` down to ``last``, as even as integers are, ``int64``.
+
+        For sampling that starts where an inversion with another number of steps ended.
+
+        Raises:
+            InputError: there are not so many, or the two are no timesteps.
+        """
+        if not (0 <= last <= first < self.num_train_timesteps and 1 <= num_inference_steps <= first - last + 1):
+            raise InputError(
+                f"there are no {num_inference_steps} timesteps from {first} down to {last} in "
+                f"[0, {self.num_train_timesteps})"
+            )
+        return np.linspace(first, last, num_inference_steps).round().astype(np.int64)
+
     def previous_timestep(self, timestep: int, num_inference_steps: int) -> int:
         """The timestep one step less noisy than ``timestep``; negative before the chain's start."""
         return int(timestep) - self.num_train_timesteps // num_inference_steps
@@ -153,23 +168,51 @@ class DDIMSchedule:
         """
         source = self.previous_timestep(timestep, num_inference_steps)
         if self.prediction_type == "v_prediction":
-            # A sampling step by velocity turns by the angle between the levels: cos * latents - sin * velocity.
-            (cos_from, sin_from), (cos_to, sin_to) = (
-                (math.sqrt(alpha), math.sqrt(1 - alpha))
-                for alpha in (self.alpha_cumprod(source), self.alpha_cumprod(int(timestep)))
-            )
-            cos, sin = cos_to * cos_from + sin_to * sin_from, sin_to * cos_from - cos_to * sin_from
-            if cos < 1e-6:
-                raise InputError(
-                    "inversion by velocity cannot go from no noise to nothing but noise in one step; take at least 2"
-                )
-            return (latents + sin * noise_pred) / cos
+            return self._turn(noise_pred, latents, self.alpha_cumprod(source), self.alpha_cumprod(int(timestep)))
         return self._move(noise_pred, latents, self.alpha_cumprod(source), self.alpha_cumprod(int(timestep)))
+
+    def move(self, noise_pred: np.ndarray, latents: np.ndarray, timestep: int, target: int) -> np.ndarray:
+        """A sampling step (equation 12) from the level of ``timestep`` to that of any ``target``; below 0, the last."""
+        return self._move(noise_pred, latents, self.alpha_cumprod(int(timestep)), self.alpha_cumprod(int(target)))
+
+    def noise_ahead(self, noise_pred: np.ndarray, latents: np.ndarray, timestep: int, asked: int) -> np.ndarray:
+        """The noise in ``latents`` by a prediction that was asked for at a noisier timestep than theirs.
+
+        Args:
+            noise_pred: the U-Net's output for ``latents`` at ``asked``, whatever it predicts.
+            latents: at the level of ``timestep``; below 0, that before the chain.
+            timestep: where they are.
+            asked: what the U-Net was told.
+
+        Raises:
+            InputError: a model that predicts the sample says nothing about the noise of latents without noise.
+        """
+        alpha, ahead = self.alpha_cumprod(int(timestep)), self.alpha_cumprod(int(asked))
+        if self.prediction_type == "v_prediction":
+            there = self._turn(noise_pred, latents, alpha, ahead)
+            return math.sqrt(ahead) * noise_pred + math.sqrt(1 - ahead) * there
+        if self.prediction_type == "sample":
+            _check_noisy(alpha)
+            return (latents - math.sqrt(alpha) * noise_pred) / math.sqrt(1 - alpha)
+        return noise_pred
 
     def add_noise(self, latents: np.ndarray, noise: np.ndarray, timestep: int) -> np.ndarray:
         """The forward process: ``latents`` with ``noise`` at the level of ``timestep``, same shape and dtype."""
         alpha = self.alpha_cumprod(int(timestep))
         return math.sqrt(alpha) * latents + math.sqrt(1 - alpha) * noise
+
+    def _turn(self, velocity: np.ndarray, latents: np.ndarray, alpha_from: float, alpha_to: float) -> np.ndarray:
+        """Latents at a noisier level, whose velocity there is known."""
+        # A sampling step by velocity turns by the angle between the levels: cos * latents - sin * velocity.
+        (cos_from, sin_from), (cos_to, sin_to) = (
+            (math.sqrt(alpha), math.sqrt(1 - alpha)) for alpha in (alpha_from, alpha_to)
+        )
+        cos, sin = cos_to * cos_from + sin_to * sin_from, sin_to * cos_from - cos_to * sin_from
+        if cos < 1e-6:
+            raise InputError(
+                "inversion by velocity cannot go from no noise to nothing but noise in one step; take at least 2"
+            )
+        return (latents + sin * velocity) / cos
 
     def _move(self, noise_pred: np.ndarray, latents: np.ndarray, alpha_from: float, alpha_to: float) -> np.ndarray:
         root_alpha, root_beta = math.sqrt(alpha_from), math.sqrt(1 - alpha_from)
@@ -178,11 +221,7 @@ class DDIMSchedule:
             pred_epsilon = root_alpha * noise_pred + root_beta * latents
         elif self.prediction_type == "sample":
             pred_original = noise_pred
-            if alpha_from == 1.0:
-                raise InputError(
-                    "a model that predicts the sample says nothing about the noise at alpha product 1; "
-                    "set set_alpha_to_one to False in the scheduler configuration"
-                )
+            _check_noisy(alpha_from)
             pred_epsilon = (latents - root_alpha * pred_original) / root_beta
         else:
             if alpha_from == 0.0:
@@ -216,6 +255,14 @@ class DDIMSchedule:
             return _linspace(self.beta_start**0.5, self.beta_end**0.5, total) ** 2
         levels = np.cos((np.arange(total + 1) / total + 0.008) / 1.008 * np.pi / 2) ** 2
         return np.minimum(1 - levels[1:] / levels[:-1], 0.999).astype(np.float32)
+
+
+def _check_noisy(alpha: float) -> None:
+    if alpha == 1.0:
+        raise InputError(
+            "a model that predicts the sample says nothing about the noise at alpha product 1; "
+            "set set_alpha_to_one to False in the scheduler configuration"
+        )
 
 
 def _linspace(start: float, end: float, count: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from tav_sdk.control import DETECTORS
 from tav_sdk.engines.select import CHOICES
 from tav_sdk.errors import InputError, PromptError
 from tav_sdk.files import check_apart, check_new, new_folder
-from tav_sdk.inversion import CORRECTIONS, check_correction
+from tav_sdk.inversion import CORRECTIONS, check_correction, fast_steps
 from tav_sdk.progress import Callback
 
 if TYPE_CHECKING:
@@ -61,6 +61,14 @@ def edit(
     num_inversion_steps: Annotated[
         int | None, typer.Option(help="DDIM steps of inversion.", show_default="those of sampling")
     ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="Nearly the same edit in 0.37 of the U-Net's evaluations: an inversion of second order with half of "
+            "the base's steps, a third of them for sampling.",
+        ),
+    ] = False,
     guidance_scale: GuidanceOpt = None,
     inversion_prompt: Annotated[
         str | None,
@@ -111,6 +119,8 @@ def edit(
 
       tav edit bundles/skiing --video clip.mp4 --prompt "a panda is skiing" --reconstruct --out out
 
+      tav edit bundles/skiing --video clip.mp4 --prompt "a panda is skiing" --fast --out out
+
       tav edit bundles/skiing --video clip.mp4 --prompt "a panda is skiing" --adapter-scale 0.7 --out out
 
       tav edit bundles/skiing --video clip.mp4 --prompt "a panda is skiing" --control pose.mp4 --controlnet
@@ -133,6 +143,8 @@ def edit(
             "--correction negative-prompt acts through guidance, which --guidance-scale "
             f"{guidance_scale:g} switches off; leave one of them out"
         )
+    if fast and correction == "direct":
+        raise InputError("--fast takes another way than sampling back does, so --correction direct does not fit it")
     check_control(control, controlnet, control_scale, inversion=control_inversion)
     check_new(out, overwrite=overwrite)
     check_apart(out, bundle, video)
@@ -155,9 +167,12 @@ def edit(
             size=(pipeline.manifest.height, pipeline.manifest.width),
         )
         # Before the inversion, which takes its time.
+        usual = fast_steps(pipeline.manifest.num_inference_steps)
+        if fast and num_inference_steps is None:
+            num_inference_steps = usual[1]
         num_inference_steps = _steps("--num-inference-steps", num_inference_steps, pipeline)
         if num_inversion_steps is None:
-            num_inversion_steps = num_inference_steps
+            num_inversion_steps = usual[0] if fast else num_inference_steps
         num_inversion_steps = _steps("--num-inversion-steps", num_inversion_steps, pipeline)
         if correction == "direct" and num_inversion_steps != num_inference_steps:
             raise InputError(
@@ -185,6 +200,7 @@ def edit(
                 num_inversion_steps=num_inversion_steps,
                 seed=seed,
                 correction=correction,  # type: ignore[arg-type]
+                fast=fast,
                 control=steered if control_inversion else None,
                 callback=show,
             )
@@ -219,6 +235,7 @@ def edit(
             "num_inference_steps": num_inference_steps,
             "num_inversion_steps": num_inversion_steps,
             "guidance_scale": pipeline.manifest.guidance_scale if guidance_scale is None else guidance_scale,
+            "fast": fast,
             "inversion_prompt": inversion.prompt,
             "correction": correction,
             "adapter_scale": adapter_scale,

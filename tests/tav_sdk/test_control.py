@@ -93,6 +93,7 @@ def edit(tav, tiny_bundle, clip_path, tmp_path):
             ("--correction", "negative-prompt", "--guidance-scale", "1"),
             "acts through guidance, which --guidance-scale 1 switches off",
         ),
+        (("--fast", "--correction", "direct"), "so --correction direct does not fit it"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(edit, options, message, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tav_sdk.errors import CancelledError, InputError
-from tav_sdk.inversion import check_correction, ddim_invert, direct_offsets
+from tav_sdk.inversion import check_correction, ddim_invert, direct_offsets, fast_steps, multistep_invert
 from tav_sdk.sampling import ddim_sample
 from tav_sdk.schedule import DDIMSchedule
 
@@ -151,3 +151,71 @@ def test_the_trajectory_is_reported():
 def test_a_callback_cancels():
     with pytest.raises(CancelledError, match="inversion was cancelled after step 2 of 10"):
         ddim_invert(smooth_unet, source(), STATES, SCHEDULE, 10, lambda progress: progress.step < 2)
+
+
+# --- fewer evaluations ----------------------------------------------------------------------------------------------
+
+
+def test_a_fast_inversion_takes_half_the_steps_and_its_sampling_a_third():
+    assert fast_steps(50) == (25, 16)
+    assert fast_steps(25) == (12, 8)
+    assert fast_steps(1) == (2, 1)
+
+
+def test_a_fast_inversion_asks_one_usual_step_ahead_and_ends_where_ddim_ends():
+    seen, steps = [], []
+
+    def unet(sample, timestep, encoder_hidden_states):
+        seen.append(int(timestep))
+        return np.full_like(sample, 0.1)
+
+    fast = multistep_invert(unet, source(), STATES, SCHEDULE, 5, 10, steps.append)
+    assert seen == [101, 281, 461, 641, 821]
+    assert [step.timestep for step in steps] == [181, 361, 541, 721, 901]
+    np.testing.assert_array_equal(steps[-1].latents, fast)
+    usual = ddim_invert(unet, source(), STATES, SCHEDULE, 10)
+    assert (fast.dtype, fast.shape) == (usual.dtype, usual.shape)
+    np.testing.assert_allclose(fast, usual, atol=1e-5)  # noise that does not change is integrated exactly by both
+
+
+def test_a_fast_inversion_is_of_second_order():
+    def inverted(steps):
+        return multistep_invert(smooth_unet, source(), STATES, SCHEDULE, steps, 50)
+
+    exact = inverted(900)
+    errors = [np.abs(inverted(steps) - exact).mean() for steps in (20, 40, 80)]
+    assert errors[0] > 3 * errors[1] > 9 * errors[2]
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_fast_inversion_is_near_that_of_ddim(prediction_type):
+    schedule = schedule_of(prediction_type, "leading")
+    usual = ddim_invert(smooth_unet, source(), STATES, schedule, 50)
+    fast = multistep_invert(smooth_unet, source(), STATES, schedule, 25, 50)
+    assert np.abs(fast - usual).mean() < 0.07 * np.abs(usual).mean()
+
+
+def test_sampling_from_a_fast_inversion_comes_back_with_any_number_of_steps():
+    noise = multistep_invert(smooth_unet, source(), STATES, SCHEDULE, 100, 200)
+    start = int(SCHEDULE.timesteps(200)[0])
+    for steps in (150, 200):
+        back = ddim_sample(smooth_unet, noise, STATES, None, SCHEDULE, steps, 1.0, start_timestep=start)
+        assert np.abs(back - source()).mean() < 0.02 * np.abs(source()).mean()
+
+
+def test_a_fast_inversion_does_not_go_to_nothing_but_noise():
+    schedule = schedule_of("v_prediction", "trailing")
+    with pytest.raises(InputError, match=r"nothing but noise, as this base's schedule does .*'trailing'; invert by DD"):
+        multistep_invert(smooth_unet, source(), STATES, schedule, 5, 10)
+
+
+def test_a_fast_inversion_takes_a_number_of_steps_that_there_is():
+    with pytest.raises(InputError, match=r"there are no 1001 timesteps from 901 down to 1 in \[0, 1000\)"):
+        multistep_invert(smooth_unet, source(), STATES, SCHEDULE, 1000, 10)
+    with pytest.raises(InputError, match=r"there are no 0 timesteps"):
+        SCHEDULE.timesteps_between(901, 1, 0)
+
+
+def test_a_fast_inversion_can_be_cancelled():
+    with pytest.raises(CancelledError, match="inversion was cancelled after step 1 of 5"):
+        multistep_invert(smooth_unet, source(), STATES, SCHEDULE, 5, 10, lambda step: False)

@@ -44,6 +44,7 @@ OTHERS: dict[str, Any] = {
     "adapter_scale": 0.5,
     "correction": "direct",
     "control": {"video": "e" * 64, "scale": 1.0},
+    "start_timestep": 961,
 }
 
 

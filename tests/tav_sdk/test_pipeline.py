@@ -31,7 +31,7 @@ def test_an_edit_has_the_clips_shape_and_rate(pipeline, clip):
 def test_a_pipeline_says_what_it_is(pipeline):
     text = repr(pipeline)
     assert text.startswith("Pipeline('")
-    assert "engine='onnxruntime-cpu', precision='fp32', num_frames=4" in text
+    assert f"engine={pipeline.engine!r}, precision='fp32', num_frames=4" in text
 
 
 def test_the_same_seed_gives_the_same_video(pipeline):
@@ -190,6 +190,22 @@ def test_the_direct_correction_gives_the_clip_back(pipeline, clip):
     np.testing.assert_array_equal(plain.latents, inversion.latents)
 
 
+def test_a_fast_edit_takes_half_and_a_third_of_the_steps(pipeline, clip):
+    seen = []
+    inversion = pipeline.invert(clip, fast=True, callback=lambda step: seen.append(step.stage))
+    video = pipeline.edit("a man", inversion, callback=lambda step: seen.append(step.stage))
+    assert video.num_frames == clip.num_frames
+    assert (seen.count("inversion"), seen.count("sampling")) == (25, 16)
+    other = pipeline.edit("a man", inversion, num_inference_steps=3, callback=lambda step: seen.append(step.timestep))
+    assert [timestep for timestep in seen if isinstance(timestep, int)] == [981, 491, 1]
+    assert (other.frames != video.frames).any()
+
+
+def test_a_fast_inversion_takes_no_direct_correction(pipeline, clip):
+    with pytest.raises(InputError, match="so the correction direct does not fit it"):
+        pipeline.invert(clip, fast=True, correction="direct")
+
+
 def test_an_unknown_correction_is_refused(pipeline, clip):
     with pytest.raises(InputError, match="there is no correction 'null'; choose one of none, negative-prompt, direct"):
         pipeline.invert(clip, correction="null")
@@ -236,7 +252,9 @@ def test_a_scale_of_1_is_bit_identical_and_comes_back(other_pipeline, tiny_bundl
     half, _ = predicted(other_pipeline)
     other_pipeline.adapter_scale = 1
     np.testing.assert_array_equal(predicted(other_pipeline)[0], first)
-    with tav_sdk.load(other_pipeline._bundle.folder, cache=False, adapter_scale=0.5) as loaded:
+    with tav_sdk.load(
+        other_pipeline._bundle.folder, engine=other_pipeline.engine, cache=False, adapter_scale=0.5
+    ) as loaded:
         np.testing.assert_array_equal(predicted(loaded)[0], half)
     assert np.abs(half - first).max() > 1e-4
 
@@ -353,8 +371,16 @@ def test_a_direct_inversion_comes_from_the_cache_with_its_offsets(stages):
     np.testing.assert_array_equal(second.offsets, first.offsets)
 
 
+def test_a_fast_inversion_comes_from_the_cache_with_its_start(stages):
+    first, made = stages(fast=True)
+    second, found = stages(fast=True)
+    assert (made.count("inversion"), found) == (2, ["inversion"])
+    assert first.start_timestep == second.start_timestep == 981  # of 50 steps
+    np.testing.assert_array_equal(second.latents, first.latents)
+
+
 @pytest.mark.parametrize(
-    "how", [{"prompt": "a man"}, {"num_inversion_steps": 3}, {"seed": 1}, {"correction": "direct"}]
+    "how", [{"prompt": "a man"}, {"num_inversion_steps": 3}, {"seed": 1}, {"correction": "direct"}, {"fast": True}]
 )
 def test_another_inversion_does_not_come_from_the_cache(stages, how):
     stages()

@@ -1,0 +1,110 @@
+"""``tav bench``: what it measures is there and is compared; never how long it took."""
+
+import json
+
+import pytest
+
+pytest.importorskip("onnx")
+
+from tav_sdk.bench import STAGES
+from tav_sdk.cli import bench_run
+from tav_sdk.cli.bench_run import regressions, report
+
+
+@pytest.fixture(autouse=True)
+def small_machine(monkeypatch):
+    """The machine's speed is measured with small matrices."""
+    monkeypatch.setattr("tav_sdk.export.peaks.SIZES", (64,))
+    monkeypatch.setattr("tav_sdk.export.peaks._COPIED", 2**20)
+
+
+def test_engines_are_compared(tav, tiny_bundle, tmp_path):
+    file = tmp_path / "bench.json"
+    result = tav("bench", tiny_bundle, "--rounds", 2, "--json", file)
+    assert result.exit_code == 0, result.stderr
+    made = json.loads(file.read_text())
+    step = made["step"]
+    assert "onnxruntime-cpu" in step["candidates"]
+    for entry in step["candidates"].values():
+        assert len(entry["seconds"]) == 2
+        assert entry["difference"] < 1e-4
+    assert step["flops"] > 1e6
+    assert step["floor_seconds"] > 0
+    assert made["machine"]["cores"] >= 1
+    for word in ("U-Net step", "times the fastest", "of the floor", "GFLOP/s (fp32)"):
+        assert word in result.stdout
+
+    again = tav("bench", tiny_bundle, "--rounds", 1, "--against", file, "--slower", 1e9)
+    assert again.exit_code == 0, again.stderr
+    assert "is there already" in tav("bench", tiny_bundle, "--json", file).stderr
+
+
+def test_edits_are_measured_stage_by_stage_in_processes_of_their_own(tav, tiny_bundle, clip_path, tmp_path):
+    file = tmp_path / "bench.json"
+    how = ("--engine", "onnxruntime-cpu", "--rounds", 1, "--steps", 2, "--json", file)
+    result = tav("bench", tiny_bundle, "--video", clip_path, *how)
+    assert result.exit_code == 0, result.stderr
+    (entry,) = json.loads(file.read_text())["edit"]["candidates"]["onnxruntime-cpu"]
+    assert tuple(entry["stages"]) == STAGES
+    assert all(seconds > 0 for seconds in entry["stages"].values())
+    assert entry["first_step"] > 0
+    assert entry["peak_bytes"] > 2**20
+    assert "edit, 2 + 2 steps" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--engine", "jax"), "there is no engine 'jax'"),
+        (("--video", "gone.mp4"), "there is no video gone.mp4"),
+        (("--against", "gone.json"), "--against gone.json cannot be read"),
+    ],
+)
+def test_bad_input_is_refused(tav, tiny_bundle, options, message):
+    result = tav("bench", tiny_bundle, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_file_of_something_else_is_refused(tav, tiny_bundle, tmp_path):
+    (tmp_path / "other.json").write_text("{}")
+    result = tav("bench", tiny_bundle, "--against", tmp_path / "other.json")
+    assert result.exit_code == 2
+    assert "was not written by tav bench --json" in result.stderr
+
+
+def test_another_run_is_refused(tav, tiny_bundle, tiny_run, bundle_copy, edit_manifest):
+    edit_manifest(lambda manifest: manifest.update(prompt="something else"))
+    result = tav("bench", bundle_copy, "--run", tiny_run)
+    assert result.exit_code == 2
+    assert "was not exported from the run" in result.stderr
+
+
+def measured(**medians):
+    return {"step": {"candidates": {name: {"median": median} for name, median in medians.items()}}}
+
+
+def test_a_regression_is_a_ratio_that_has_grown():
+    former = measured(torch=2.0, mine=1.0)
+    assert regressions(measured(torch=8.0, mine=4.0), former, 1.15) == []  # a slower machine
+    assert regressions(measured(torch=2.0, mine=1.1), former, 1.15) == []
+    (line,) = regressions(measured(torch=2.0, mine=1.3), former, 1.15)
+    assert line == "a U-Net step on mine takes 0.65 times torch's, it took 0.50"
+    assert "nothing can be compared" in regressions(measured(other=1.0), former, 1.15)[0]
+
+
+def test_a_regression_leaves_with_1(tav, tiny_bundle, tmp_path, monkeypatch):
+    file = tmp_path / "bench.json"
+    assert tav("bench", tiny_bundle, "--rounds", 1, "--json", file).exit_code == 0
+    monkeypatch.setattr(bench_run, "regressions", lambda *_: ["a U-Net step on mine takes longer"])
+    result = tav("bench", tiny_bundle, "--rounds", 1, "--against", file)
+    assert result.exit_code == 1
+    assert "slower: a U-Net step on mine takes longer" in result.stderr
+
+
+def test_without_the_extra_there_is_no_floor():
+    step = {"batch": 2, "floor_seconds": None, "candidates": {"a": {"median": 1, "min": 1, "max": 1, "difference": 0}}}
+    facts = {"name": "b", "base": "c", "num_frames": 8, "height": 64, "width": 64, "precision": "fp32"}
+    lines = list(report({"bundle": facts, "step": step, "machine": {"cpu": "x", "cores": 2}}))
+    assert len(lines) == 2
+    assert "| - " in lines[1].replace("|            - ", "| - ")
