@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
+pytest.importorskip("torch")
 
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tav_sdk.bundle import UNET, Bundle
