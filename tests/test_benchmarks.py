@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from benchmarks import full_size, interleave, opset, table, tune_step
+from benchmarks import full_size, interleave, opset, speed, table, tune_step
 
 
 def test_interleave_runs_the_candidates_in_turn_and_drops_the_warm_up():
@@ -28,16 +30,6 @@ def test_table_is_markdown():
     ]
 
 
-def test_explicit_attention_equals_the_fused_one():
-    import torch
-    import torch.nn.functional as F
-
-    query, key, value = torch.randn(3, 2, 4, 8, 16).unbind()  # (b, heads, n, d)
-    for how in ({}, {"is_causal": True}, {"scale": 0.5}):
-        expected = F.scaled_dot_product_attention(query, key, value, **how)
-        torch.testing.assert_close(tune_step.explicit_attention(query, key, value, **how), expected)
-
-
 @pytest.mark.parametrize("preset", ["default", "original"])
 def test_tune_step_compares_equal_losses(tmp_path, capsys, preset):
     path = tmp_path / "result.json"
@@ -50,7 +42,7 @@ def test_tune_step_compares_equal_losses(tmp_path, capsys, preset):
 
 
 def test_tune_step_refuses_loops_that_do_different_work(monkeypatch):
-    monkeypatch.setattr(tune_step, "explicit_attention", lambda query, key, value, **_: query)
+    monkeypatch.setattr("tav_sdk.export.peers.explicit_attention", lambda query, key, value, **_: query)
     with pytest.raises(RuntimeError, match="different losses"):
         tune_step.run(tune_step.SIZES["tiny"], steps=1, tolerance=1e-6)
 
@@ -93,3 +85,19 @@ def test_full_size_goes_the_whole_way(tmp_path, capsys):
 def test_full_size_says_which_stage_failed(tmp_path):
     with pytest.raises(RuntimeError, match="the stage invert ended with 1"):
         full_size.run_stage("invert", tmp_path, "tiny")
+
+
+@pytest.mark.slow
+def test_speed_makes_what_it_measures_once(tmp_path):
+    bundle, run = speed.prepare("tiny", tmp_path)
+    made = {path: path.stat().st_mtime_ns for path in (*bundle.iterdir(), *run.iterdir())}
+    assert speed.prepare("tiny", tmp_path) == (bundle, run)
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    command = [sys.executable, "-m", "benchmarks.speed", "--size", "tiny", "--work", str(tmp_path), "--rounds", "1"]
+    done = subprocess.run(
+        [*command, "--json", str(tmp_path / "speed.json")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    candidates = json.loads((tmp_path / "speed.json").read_text())["step"]["candidates"]
+    assert {"torch SDPA", "torch.compile", "onnxruntime-cpu"} <= candidates.keys()
+    assert all(entry["difference"] < 1e-4 for entry in candidates.values())

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from benchmarks import ablation, control_edits, inversion_variants, pocket_edits, precision_edits
+from benchmarks import ablation, control_edits, fast_edits, inversion_variants, pocket_edits, precision_edits
 from benchmarks.pocket_classifier import Verdict
 from benchmarks.pocket_editing import KINDS, body_color, edits_of
 from tav_sdk.pocket import FOLDER, sample_clips
@@ -177,3 +177,18 @@ def test_edges_are_compared_around_the_subject():
     assert not left[0, 32, 60].any()
     assert left[1, 32, 60].all()
     assert not left[1, 2, 60].any()
+
+
+@needs_pocket
+@pytest.mark.slow
+def test_fast_edits_compares_all_and_goes_on(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("openvino")
+    arguments = ["--out", str(tmp_path), "--clips", "1", "--edits", "1", "--num-train-steps", "2"]
+    fast_edits.main(arguments)
+    result = json.loads((tmp_path / "fast_edits.json").read_text())["summary"]
+    assert list(result) == list(fast_edits.CANDIDATES)
+    assert abs(result["fast"]["reconstruction"] - result["default"]["reconstruction"]) < 2
+    assert (tmp_path / "car-road.fast.png").is_file()
+    assert "| bf16, fast |" in capsys.readouterr().out
+    monkeypatch.setattr(fast_edits, "edit_clip", None)  # calling it would be an error
+    fast_edits.main(arguments)
