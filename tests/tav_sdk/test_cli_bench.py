@@ -1,12 +1,16 @@
 """``tav bench``: what it measures is there and is compared; never how long it took."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("onnx")
 
-from tav_sdk.bench import STAGES
+from tav_sdk.bench import STAGES, peak_bytes
 from tav_sdk.cli import bench_run
 from tav_sdk.cli.bench_run import regressions, report
 
@@ -78,6 +82,14 @@ def test_another_run_is_refused(tav, tiny_bundle, tiny_run, bundle_copy, edit_ma
     result = tav("bench", bundle_copy, "--run", tiny_run)
     assert result.exit_code == 2
     assert "was not exported from the run" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux")
+def test_the_peak_is_the_process_own_whatever_its_parent_held():
+    held = np.ones(40_000_000)  # 320 MB
+    command = "from tav_sdk.bench import peak_bytes; print(peak_bytes())"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert 2**20 < int(done.stdout) < held.nbytes < peak_bytes()
 
 
 def measured(**medians):
