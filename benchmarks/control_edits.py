@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import progress, table, write_json
-from benchmarks.pocket_editing import AROUND, Edit, Judge, edits_of
+from benchmarks.pocket_editing import AROUND, Edit, Judge, edits_of, tuned_run
 from tav_sdk.contact_sheet import contact_sheet
 from tav_sdk.control import agreement, canny
 from tav_sdk.controlnet import Control, ControlNet
@@ -32,7 +32,7 @@ from tav_sdk.export import export_bundle, export_controlnet
 from tav_sdk.files import new_file, write_text
 from tav_sdk.pipeline import load
 from tav_sdk.pocket import CONTROLNET, SampleClip, sample_clips
-from tav_sdk.training import TuneConfig, load_run, tune
+from tav_sdk.training import load_run
 from tav_sdk.video import Video, read_video
 
 STARTS = ("inverted", "noise")
@@ -51,10 +51,8 @@ def near(maps: np.ndarray, centers: np.ndarray) -> np.ndarray:
 
 def prepare(sample: SampleClip, folder: Path, num_train_steps: int | None) -> tuple[Path, Path]:
     """The clip's bundle, and the ControlNet exported for it."""
-    run, bundle, net = folder / "runs" / sample.name, folder / "bundles" / sample.name, folder / "controlnet"
-    if not run.exists():
-        given = {} if num_train_steps is None else {"num_train_steps": num_train_steps}
-        tune(TuneConfig(base="pocket", video=str(sample.path), prompt=sample.caption, out=str(run), **given))
+    run = tuned_run(sample, folder, num_train_steps)
+    bundle, net = folder / "bundles" / sample.name, folder / "controlnet"
     if not bundle.exists():
         export_bundle(load_run(run), bundle, control=True)
     if not net.exists():

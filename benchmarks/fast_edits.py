@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import progress, table, write_json
-from benchmarks.pocket_editing import Judge, edits_of
+from benchmarks.pocket_editing import Judge, edits_of, tuned_run
 from tav_sdk.bench import Stopwatch, stage_of
 from tav_sdk.contact_sheet import contact_sheet
 from tav_sdk.evaluate import reconstruction_psnr
@@ -33,7 +33,7 @@ from tav_sdk.export import export_bundle
 from tav_sdk.files import new_file, write_text
 from tav_sdk.pipeline import load
 from tav_sdk.pocket import SampleClip, sample_clips
-from tav_sdk.training import TuneConfig, load_run, tune
+from tav_sdk.training import load_run
 from tav_sdk.video import read_video
 
 CANDIDATES = {"default": ("fp32", False), "fast": ("fp32", True), "bf16": ("bf16", False), "bf16, fast": ("bf16", True)}
@@ -46,10 +46,7 @@ def edit_clip(
     sample: SampleClip, folder: Path, engine: str, *, num_train_steps: int | None, num_edits: int | None
 ) -> None:
     """Make one clip's edits by all candidates, and judge them."""
-    run = folder / "runs" / sample.name
-    if not run.exists():
-        given = {} if num_train_steps is None else {"num_train_steps": num_train_steps}
-        tune(TuneConfig(base="pocket", video=str(sample.path), prompt=sample.caption, out=str(run), **given))
+    run = tuned_run(sample, folder, num_train_steps)
     for precision in ("fp32", "bf16"):
         if not (bundle := folder / "bundles" / f"{sample.name}-{precision}").exists():
             export_bundle(load_run(run), bundle, precision=precision, quality=False)

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import progress, table, write_json
-from benchmarks.pocket_editing import AROUND, Judge, edits_of
+from benchmarks.pocket_editing import AROUND, Judge, edits_of, tuned_run
 from tav_sdk.contact_sheet import contact_sheet
 from tav_sdk.evaluate import reconstruction_psnr
 from tav_sdk.export import export_bundle
@@ -34,7 +34,7 @@ from tav_sdk.inversion import Inversion, direct_offsets
 from tav_sdk.pipeline import Pipeline, load
 from tav_sdk.pocket import SampleClip, sample_clips
 from tav_sdk.progress import UNet
-from tav_sdk.training import TuneConfig, load_run, tune
+from tav_sdk.training import load_run
 from tav_sdk.video import Video, read_video
 
 SCORES = ("all", "trajectory", "flicker", "clip_text", "clip_frame", "background_psnr")
@@ -110,10 +110,7 @@ def background_psnr(source: np.ndarray, edit: np.ndarray, centers: np.ndarray) -
 
 def edit_clip(sample: SampleClip, folder: Path, *, num_train_steps: int | None, num_edits: int | None) -> None:
     """Make one clip's edits by all variants, and judge them."""
-    run, bundle = folder / "runs" / sample.name, folder / "bundles" / f"{sample.name}-fp32"
-    if not run.exists():
-        config = TuneConfig(base="pocket", video=str(sample.path), prompt=sample.caption, out=str(run))
-        tune(config if num_train_steps is None else config.replace(num_train_steps=num_train_steps))
+    run, bundle = tuned_run(sample, folder, num_train_steps), folder / "bundles" / f"{sample.name}-fp32"
     if not bundle.exists():
         export_bundle(load_run(run), bundle)
     edits, judge, results = edits_of(sample.name)[:num_edits], Judge(), {}

@@ -20,7 +20,7 @@ from tav_sdk.inversion import InvertWith, ddim_invert
 from tav_sdk.pocket import CLIP, SampleClip
 from tav_sdk.progress import UNet
 from tav_sdk.sampling import ddim_sample
-from tav_sdk.training import BaseModel, InflationOptions, TuneConfig, VideoUNet, inflate
+from tav_sdk.training import BaseModel, InflationOptions, TuneConfig, VideoUNet, inflate, tune
 from tav_sdk.training.clip import encode_clip, encode_prompts
 from tav_sdk.training.clip_score import ClipScorer
 from tav_sdk.training.pocket.backgrounds import BACKGROUND_NAMES
@@ -88,6 +88,15 @@ def edits_of(name: str) -> list[Edit]:
 
 
 # -- making ----------------------------------------------------------------------------------------------------------
+
+
+def tuned_run(sample: SampleClip, folder: Path, num_train_steps: int | None) -> Path:
+    """A sample clip's run below a benchmark's folder, tuned if it is not there; by default as Pocket recommends."""
+    run = folder / "runs" / sample.name
+    if not run.exists():
+        given = {} if num_train_steps is None else {"num_train_steps": num_train_steps}
+        tune(TuneConfig(base="pocket", video=str(sample.path), prompt=sample.caption, out=str(run), **given))
+    return run
 
 
 def settings_of(base: BaseModel, options: argparse.Namespace) -> dict[str, Any]:

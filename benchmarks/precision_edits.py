@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import progress, table, write_json
-from benchmarks.pocket_editing import Judge, edits_of
+from benchmarks.pocket_editing import Judge, edits_of, tuned_run
 from tav_sdk.bundle import PRECISIONS, UNET, Bundle
 from tav_sdk.contact_sheet import contact_sheet
 from tav_sdk.evaluate import reconstruction_psnr
@@ -32,7 +32,7 @@ from tav_sdk.export import export_bundle
 from tav_sdk.export.quality import bundle_pipeline
 from tav_sdk.files import new_file, write_text
 from tav_sdk.pocket import SampleClip, sample_clips
-from tav_sdk.training import TuneConfig, load_run, tune
+from tav_sdk.training import load_run
 from tav_sdk.video import read_video
 
 SCORES = ("subject", "background", "style", "all", "trajectory", "clip_text", "clip_frame")
@@ -48,10 +48,7 @@ def videos(bundle: Path, sample: SampleClip, prompts: Sequence[str]) -> dict[str
 
 def edit_clip(sample: SampleClip, folder: Path, *, num_train_steps: int | None, num_edits: int | None) -> None:
     """Make one clip's edits in all precisions, and judge them."""
-    run = folder / "runs" / sample.name
-    if not run.exists():
-        given = {} if num_train_steps is None else {"num_train_steps": num_train_steps}
-        tune(TuneConfig(base="pocket", video=str(sample.path), prompt=sample.caption, out=str(run), **given))
+    run = tuned_run(sample, folder, num_train_steps)
     edits, judge, rows, results = edits_of(sample.name)[:num_edits], Judge(), {}, {}
     reference: dict[str, np.ndarray] = {}
     for precision in PRECISIONS:

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: faster than ONNX Runtime there, and bfloat16 where the processor has it."""
+"""OpenVINO on the CPU: bfloat16 where the processor has it, and larger models mostly faster than on ONNX Runtime."""
 
 # OpenVINO's bindings are annotated loosely:
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false

@@ -65,8 +65,7 @@ def choose_engine(engine: str, graphs: Sequence[Graph] = ()) -> tuple[str, str]:
     if engine == "auto":
         passed_over = []
         for name in available_engines():
-            module = importlib.import_module(MODULES[name])
-            reasons = [reason for graph in graphs if (reason := unfit(graph, name) or module.unready(graph, name))]
+            reasons = [reason for graph in graphs if (reason := why_not(graph, name))]
             if not reasons:
                 return name, "; ".join(["the best engine that works here", *passed_over])
             passed_over.append(f"{name} {reasons[0]}")
@@ -88,6 +87,11 @@ def unfit(graph: Graph, engine: str) -> str:
     if graph.precision == "int8" and engine != _CPU:
         return f"does not run int8, which is made for {_CPU}"
     return ""
+
+
+def why_not(graph: Graph, engine: str) -> str:
+    """Why an engine that works here cannot run a graph, or not at once; empty if it can."""
+    return unfit(graph, engine) or importlib.import_module(MODULES[engine]).unready(graph, engine)
 
 
 def _check_fits(engine: str, graphs: Sequence[Graph]) -> None:

@@ -15,7 +15,7 @@ from diffusers import ControlNetModel
 from tav_sdk.bundle import CONTROLNET, GRAPH_FILE, UNET, Bundle, GraphEntry, TensorEntry, file_entries
 from tav_sdk.cache import Cache, cache_key
 from tav_sdk.controlnet import MANIFEST, ControlNetManifest
-from tav_sdk.errors import BaseModelError, BundleError, PickledWeightsError
+from tav_sdk.errors import BaseModelError, PickledWeightsError
 from tav_sdk.export import graphs
 from tav_sdk.export.parity import check_parity
 from tav_sdk.export.precision import HALF, to_half
@@ -67,10 +67,7 @@ def export_controlnet(
     check_new(out, overwrite=overwrite)
     source = Path(controlnet)
     bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle, verify=False)
-    if not bundle.residuals:
-        raise BundleError(
-            f"the U-Net of the bundle {bundle.folder} takes no control; export its run again with --control"
-        )
+    bundle.check_control()
     model = _load(source, allow_pickle=allow_pickle)
     contract = _contract(model, bundle, source)
     precision = bundle.manifest.precision if bundle.manifest.precision in HALF else "fp32"
@@ -118,10 +115,7 @@ def cached_controlnet(
     """
     source, cache = Path(controlnet), Cache("controlnets")
     _config(source)  # says so if there is nothing
-    if not bundle.residuals:
-        raise BundleError(
-            f"the U-Net of the bundle {bundle.folder} takes no control; export its run again with --control"
-        )
+    bundle.check_control()
     entry = bundle.manifest.graphs[UNET]
     facts = {
         "name": POCKET if source == CONTROLNET_FOLDER else source.resolve().name,

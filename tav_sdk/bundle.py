@@ -324,6 +324,17 @@ class Bundle(GraphFolder):
         inputs = (tensor.spec for tensor in self.manifest.graphs[UNET].inputs)
         return tuple(spec for spec in inputs if spec.name.startswith((DOWN_RESIDUAL, MID_RESIDUAL)))
 
+    def check_control(self) -> None:
+        """Check that the U-Net takes a ControlNet's residuals.
+
+        Raises:
+            BundleError: it was exported without control.
+        """
+        if not self.residuals:
+            raise BundleError(
+                f"the U-Net of the bundle {self.folder} takes no control; export its run again with --control"
+            )
+
     def weights(self, adapter_scale: float = 1.0) -> Weights | None:
         """The clip's tuned weights, read from disk as they are used; none in a bundle of format 1.
 

@@ -101,11 +101,8 @@ class ControlNet:
             BundleError: the bundle was exported without control, or the two are of other bases, sizes or numbers of
                 frames; names the first tensor that differs.
         """
+        bundle.check_control()
         taken = bundle.residuals
-        if not taken:
-            raise BundleError(
-                f"the U-Net of the bundle {bundle.folder} takes no control; export its run again with --control"
-            )
         unet = {tensor.name: tensor.spec for tensor in bundle.manifest.graphs[UNET].inputs}
         for mine in (*self._graph.inputs[:3], *self._graph.outputs):
             theirs = unet.get(mine.name)

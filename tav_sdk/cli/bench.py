@@ -10,7 +10,7 @@ import typer
 
 from tav_sdk.cli.console import say
 from tav_sdk.engines.select import CHOICES
-from tav_sdk.errors import InputError, OutputError, VideoNotFoundError
+from tav_sdk.errors import InputError, VideoNotFoundError
 
 FORMAT = 1
 SLOWER = 1.15
@@ -60,12 +60,12 @@ def bench(
     """
     from tav_sdk.bundle import Bundle
     from tav_sdk.cli.bench_run import Candidates, regressions, report, time_edits, time_steps
-    from tav_sdk.files import write_text
+    from tav_sdk.files import check_new_file, write_text
     from tav_sdk.measure import machine
 
     former = None if against is None else _read(against)
-    if json_file is not None and json_file.exists() and not overwrite:
-        raise OutputError(f"{json_file} is there already; give another --json, or --overwrite")
+    if json_file is not None:
+        check_new_file(json_file, overwrite=overwrite)
     if video is not None and not video.is_file():
         raise VideoNotFoundError(f"there is no video {video}")
     opened = Bundle(bundle)

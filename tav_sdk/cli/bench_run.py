@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import statistics
 import subprocess
@@ -18,7 +17,7 @@ import numpy as np
 
 from tav_sdk.bench import STAGES
 from tav_sdk.bundle import UNET, Bundle
-from tav_sdk.engines.select import MODULES, available_engines, choose_engine, open_engine, unfit
+from tav_sdk.engines.select import available_engines, choose_engine, open_engine, why_not
 from tav_sdk.errors import EngineError, InputError
 from tav_sdk.measure import interleave, progress, spread, table
 
@@ -52,7 +51,7 @@ class Candidates:
                 choose_engine(name, [graph])
             self.engines = list(dict.fromkeys(engines))
         else:
-            self.engines = [name for name in available_engines() if not _unready(name, bundle)]
+            self.engines = [name for name in available_engines() if not why_not(graph, name)]
         if not self.engines:
             raise EngineError(f"no engine that works here runs the bundle {bundle.folder}; tav doctor says why")
         self.peers: tuple[str, ...] = ()
@@ -64,10 +63,9 @@ class Candidates:
         from tav_sdk.training.run_folder import load_run
 
         self.loaded = load_run(run)
-        expected, tuned = self.bundle.manifest.provenance["tuning"], self.loaded.config
-        manifest = self.bundle.manifest
+        manifest, tuned = self.bundle.manifest, self.loaded.config
         size = (manifest.num_frames, manifest.height, manifest.width)
-        if size != (tuned.num_frames, tuned.height, tuned.width) or manifest.prompt != tuned.prompt or not expected:
+        if size != (tuned.num_frames, tuned.height, tuned.width) or manifest.prompt != tuned.prompt:
             raise InputError(f"the bundle {self.bundle.folder} was not exported from the run {run}; give that one")
         from tav_sdk.export.peers import PEERS
         from tav_sdk.training.tuning import find_device
@@ -284,8 +282,3 @@ def _floor(path: Path, device: str) -> dict[str, Any]:
 
 def _peak_of(peaks: Mapping[str, float]) -> str:
     return "fp16" if "fp16" in peaks else "fp32"
-
-
-def _unready(name: str, bundle: Bundle) -> str:
-    graph = bundle.graph(UNET)
-    return unfit(graph, name) or importlib.import_module(MODULES[name]).unready(graph, name)

@@ -28,9 +28,6 @@ def main() -> None:
     manifest = bundle.manifest
     with pipeline:
         cold = first_step(pipeline, task["prompt"]) - task["began"]
-        if task["steps"] == 0:
-            sys.stdout.write(json.dumps({"first_step": cold, "peak_bytes": peak_bytes()}) + "\n")
-            return
 
         def read() -> Any:
             return read_video(

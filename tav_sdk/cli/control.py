@@ -104,13 +104,12 @@ def _video(control: str, clip: Video, start: int, stride: int) -> Video:
         return Video(frames=DETECTORS[control](clip.frames), fps=clip.fps)
     count, size = clip.num_frames, (clip.height, clip.width)
     try:
-        whole = read_video(control, num_frames=count, size=size)
-    except NotEnoughFramesError as error:
-        raise InputError(f"{error}: the control video must have a frame for each of the clip's {count}") from error
-    try:
         read_video(control, num_frames=count + 1, size=size)
     except NotEnoughFramesError:
-        return whole  # made for the clip's frames, not for its file's
+        try:
+            return read_video(control, num_frames=count, size=size)  # made for the clip's frames, not for its file's
+        except NotEnoughFramesError as error:
+            raise InputError(f"{error}: the control video must have a frame for each of the clip's {count}") from error
     try:
         return read_video(control, num_frames=count, start=start, stride=stride, size=size)
     except NotEnoughFramesError as error:
