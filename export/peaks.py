@@ -17,7 +17,9 @@ from tav_sdk.engines.base import Graph, TensorSpec
 from tav_sdk.engines.select import open_engine
 
 SIZES = (1024, 2048, 3072)
-"""Rows and columns of the matrices."""
+"""Rows and columns of the matrices on a CPU."""
+GPU_SIZES = (4096, 8192)
+"""A GPU needs larger ones to be busy."""
 _COPIED = 2**27
 
 
@@ -32,7 +34,7 @@ def matmul_peak(device: str = "cpu", *, repeats: int = 8) -> dict[str, float]:
         ``fp32`` and ``bf16``; of a GPU ``fp16``, too.
     """
     found: dict[str, float] = {}
-    for size in SIZES:
+    for size in SIZES if device == "cpu" else GPU_SIZES:
         for precision, product in _products(size, device):
             product()
             best = min(_seconds(product) for _ in range(repeats))

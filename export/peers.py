@@ -26,6 +26,8 @@ PEERS = (EXPLICIT, SDPA, COMPILED)
 """Attention by explicit matrix products with all scores in memory, as the released code has it on a CPU;
 ``scaled_dot_product_attention``; and that compiled."""
 
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
 
 def peer_engines(
     peer: str,
@@ -34,7 +36,7 @@ def peer_engines(
     *,
     base: BaseModel | None = None,
     device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    precision: str = "fp32",
 ) -> dict[str, Engine]:
     """Engines for all graphs of a bundle.
 
@@ -44,14 +46,17 @@ def peer_engines(
         bundle: says what goes in and out.
         base: the run's base, by default as recorded.
         device: where to run.
-        dtype: what the models compute in.
+        precision: what the models compute in, ``fp32``, ``fp16`` or ``bf16``.
 
     Raises:
-        InputError: there is no such peer.
+        InputError: there is no such peer, or PyTorch has no such precision.
         BaseModelError: the base is missing, or not the run's.
     """
     if peer not in PEERS:
         raise InputError(f"there is no peer {peer!r}; choose one of {', '.join(PEERS)}")
+    if precision not in DTYPES:
+        raise InputError(f"a peer cannot compute in {precision!r}; choose one of {', '.join(DTYPES)}")
+    dtype = DTYPES[precision]
     base = base or BaseModel.of_run(run)
     unet = inflate(base.load_unet(), run.config.inflation, run.config.num_frames)
     load_delta(unet, run.delta_path)

@@ -6,13 +6,17 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from benchmarks import full_size, interleave, opset, speed, table, tune_step
+from PIL import Image
+
+from benchmarks import full_size, interleave, opset, plot_speed, speed, table, tune_step
+from tav_sdk.errors import OutputError
 
 
 def test_interleave_runs_the_candidates_in_turn_and_drops_the_warm_up():
@@ -28,6 +32,22 @@ def test_table_is_markdown():
         "| ---- | ---: |",
         "| sdk  | 1.50 |",
     ]
+
+
+RESULTS = sorted((Path(__file__).parents[1] / "benchmarks" / "results").glob("*.json"))
+
+
+@pytest.mark.skipif(not RESULTS, reason="without a checkout there are no measurements")
+def test_measurements_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    assert any("edit" in json.loads(path.read_text()) for path in RESULTS)
+    picture = tmp_path / "speed.png"
+    plot_speed.main([*map(str, RESULTS), "--out", str(picture)])
+    with Image.open(picture) as image:
+        assert image.size[0] > 1000
+        assert len(image.convert("RGB").getcolors(1 << 24) or ()) > 10  # more than an empty page
+    with pytest.raises(OutputError, match="is there already"):
+        plot_speed.main([str(RESULTS[0]), "--out", str(picture)])
 
 
 @pytest.mark.parametrize("preset", ["default", "original"])

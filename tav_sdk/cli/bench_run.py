@@ -78,6 +78,11 @@ class Candidates:
         """All of them, peers first."""
         return [*self.peers, *self.engines]
 
+    def precision_of(self, name: str) -> str:
+        """What one of them computes in: engines in the bundle's precision, peers on the CPU always in float32."""
+        precision = self.bundle.manifest.precision
+        return "fp32" if name in self.peers and (self.device == "cpu" or precision == "int8") else precision
+
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What was measured, for whoever reads the numbers."""
@@ -101,7 +106,9 @@ class Candidates:
                 from tav_sdk.export.peers import peer_engines
 
                 progress(f"opening {peer}")
-                engines = peer_engines(peer, self.loaded, self.bundle, device=self.device)
+                engines = peer_engines(
+                    peer, self.loaded, self.bundle, device=self.device, precision=self.precision_of(peer)
+                )
                 opened[peer] = stack.enter_context(engines[UNET])
             for name in self.engines:
                 progress(f"opening {name}")
@@ -113,8 +120,9 @@ def time_steps(candidates: Candidates, *, rounds: int) -> dict[str, Any]:
     """Measure the U-Net's step with guidance, all candidates in turn.
 
     Returns:
-        ``work`` and ``peaks``, without the extra ``export`` null; and by candidate seconds, their spread, and the
-        relative difference from the first one's result.
+        The graph's work, the machine's speed and ``floors``, the least seconds by precision, without the extra
+        ``export`` null; and by candidate seconds, their spread, precision, and the relative difference from the first
+        one's result.
     """
     bundle, graph = candidates.bundle, candidates.bundle.graph(UNET)
     rng = np.random.default_rng(SEED)
@@ -141,6 +149,7 @@ def time_steps(candidates: Candidates, *, rounds: int) -> dict[str, Any]:
             name: {
                 "seconds": seconds[name],
                 **spread(seconds[name]),
+                "precision": candidates.precision_of(name),
                 "difference": float(np.abs(result - reference).max()) / scale,
             }
             for name, result in results.items()
@@ -166,6 +175,7 @@ def time_edits(candidates: Candidates, video: Path, *, steps: int, rounds: int) 
                 "candidate": name,
                 "run": str(candidates.run) if name in candidates.peers else None,
                 "device": candidates.device,
+                "precision": candidates.precision_of(name),
                 "video": str(video),
                 "prompt": manifest.prompt,
                 "steps": steps,
@@ -199,7 +209,8 @@ def report(result: Mapping[str, Any]) -> Iterator[str]:
     candidates = step["candidates"]
     fastest = min(entry["median"] for entry in candidates.values())
     for name, entry in candidates.items():
-        floor = "-" if step["floor_seconds"] is None else f"{100 * step['floor_seconds'] / entry['median']:.0f} %"
+        least = (step["floors"] or {}).get(entry["precision"])
+        floor = "-" if least is None else f"{100 * least / entry['median']:.0f} %"
         rows.append(
             (
                 name,
@@ -212,12 +223,14 @@ def report(result: Mapping[str, Any]) -> Iterator[str]:
             )
         )
     yield table(("U-Net step", "median s", "min", "max", "times the fastest", "of the floor", "difference"), rows)
-    if step["floor_seconds"] is not None:
-        precision = _peak_of(step["peaks"])
-        peak = f"{step['peaks'][precision] / 1e9:.0f} GFLOP/s ({precision}) and {step['bandwidth'] / 1e9:.0f} GB/s"
+    if step["floors"] is not None:
+        used = sorted({entry["precision"] for entry in candidates.values()} & step["floors"].keys())
+        peaks = ", ".join(f"{step['peaks'][name] / 1e9:.0f} GFLOP/s in {name}" for name in used)
+        floors = ", ".join(f"{step['floors'][name]:.3f} s in {name}" for name in used)
         yield (
             f"\nA step of {step['batch']} videos is {step['flops'] / 1e9:.0f} GFLOP and moves "
-            f"{step['bytes'] / 1e9:.2f} GB; this machine does {peak}: the floor is {step['floor_seconds']:.3f} s."
+            f"{step['bytes'] / 1e9:.2f} GB; this machine does {peaks} and copies {step['bandwidth'] / 1e9:.0f} GB/s: "
+            f"the floor is {floors}."
         )
     if "edit" in result:
         yield ""
@@ -268,7 +281,7 @@ def _floor(path: Path, device: str) -> dict[str, Any]:
         from tav_sdk.export.peaks import bandwidth, matmul_peak
     except ImportError:
         progress("without the extra export the floor is not known")
-        return {"flops": None, "bytes": None, "peaks": None, "bandwidth": None, "floor_seconds": None}
+        return {"flops": None, "bytes": None, "peaks": None, "bandwidth": None, "floors": None}
     progress("measuring the machine")
     work, peaks, copied = count_work(path, {"batch": BATCH}), matmul_peak(device), bandwidth(device)
     return {
@@ -276,9 +289,5 @@ def _floor(path: Path, device: str) -> dict[str, Any]:
         "bytes": work.bytes,
         "peaks": peaks,
         "bandwidth": copied,
-        "floor_seconds": max(work.flops / peaks[_peak_of(peaks)], work.bytes / copied),
+        "floors": {name: max(work.flops / peak, work.bytes / copied) for name, peak in peaks.items()},
     }
-
-
-def _peak_of(peaks: Mapping[str, float]) -> str:
-    return "fp16" if "fp16" in peaks else "fp32"

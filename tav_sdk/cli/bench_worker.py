@@ -23,7 +23,9 @@ def main() -> None:
         from tav_sdk.export.peers import peer_engines
         from tav_sdk.training.run_folder import load_run
 
-        engines = peer_engines(task["candidate"], load_run(task["run"]), bundle, device=task["device"])
+        engines = peer_engines(
+            task["candidate"], load_run(task["run"]), bundle, device=task["device"], precision=task["precision"]
+        )
         pipeline = Pipeline(bundle, engines=engines, cache=False)
     manifest = bundle.manifest
     with pipeline:

@@ -88,3 +88,14 @@ def _onnxruntime(bundle, feeds):
 def test_an_unknown_peer_lists_them(tiny_bundle, tiny_run):
     with pytest.raises(InputError, match=f"there is no peer 'jax'; choose one of {', '.join(PEERS)}"):
         peer_engines("jax", load_run(tiny_run), Bundle(tiny_bundle))
+
+
+def test_a_peer_in_a_precision_that_pytorch_lacks_is_refused(tiny_bundle, tiny_run):
+    with pytest.raises(InputError, match="a peer cannot compute in 'int8'; choose one of fp32, fp16, bf16"):
+        peer_engines(SDPA, load_run(tiny_run), Bundle(tiny_bundle), precision="int8")
+
+
+def test_a_peer_in_half_the_precision_gives_about_the_same(tiny_bundle, tiny_run, sdpa, feeds):
+    half = peer_engines(SDPA, load_run(tiny_run), Bundle(tiny_bundle), precision="bf16")[UNET].run(feeds)["out_sample"]
+    full = sdpa[UNET].run(feeds)["out_sample"]
+    assert 1e-4 < abs(half - full).max() / abs(full).max() < 0.1

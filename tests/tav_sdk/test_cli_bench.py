@@ -33,9 +33,9 @@ def test_engines_are_compared(tav, tiny_bundle, tmp_path):
         assert len(entry["seconds"]) == 2
         assert entry["difference"] < 1e-4
     assert step["flops"] > 1e6
-    assert step["floor_seconds"] > 0
+    assert step["floors"]["fp32"] > 0
     assert made["machine"]["cores"] >= 1
-    for word in ("U-Net step", "times the fastest", "of the floor", "GFLOP/s (fp32)"):
+    for word in ("U-Net step", "times the fastest", "of the floor", "GFLOP/s in fp32"):
         assert word in result.stdout
 
     again = tav("bench", tiny_bundle, "--rounds", 1, "--against", file, "--slower", 1e9)
@@ -114,8 +114,43 @@ def test_a_regression_leaves_with_1(tav, tiny_bundle, tmp_path, monkeypatch):
     assert "slower: a U-Net step on mine takes longer" in result.stderr
 
 
+def test_a_run_adds_the_peers_in_pytorch(tav, tiny_bundle, tiny_run, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    from tav_sdk.export.peers import SDPA
+
+    monkeypatch.setattr("tav_sdk.export.peers.PEERS", (SDPA,))  # compiling takes long
+    file = tmp_path / "bench.json"
+    how = ("--engine", "onnxruntime-cpu", "--rounds", 1, "--json", file)
+    assert tav("bench", tiny_bundle, "--run", tiny_run, *how).exit_code == 0
+    candidates = json.loads(file.read_text())["step"]["candidates"]
+    assert list(candidates) == [SDPA, "onnxruntime-cpu"]
+    assert candidates[SDPA]["difference"] == 0
+    assert 0 < candidates["onnxruntime-cpu"]["difference"] < 1e-3
+
+
+def test_every_candidate_is_held_against_the_floor_of_its_own_precision():
+    step = {
+        "batch": 2,
+        "flops": 10**9,
+        "bytes": 10**9,
+        "peaks": {"fp32": 1e9, "bf16": 4e9, "fp16": 2e9},
+        "bandwidth": 1e12,
+        "floors": {"fp32": 1.0, "bf16": 0.25, "fp16": 0.5},
+        "candidates": {
+            name: {"median": 2.0, "min": 2.0, "max": 2.0, "difference": 0, "precision": precision}
+            for name, precision in (("torch", "fp32"), ("mine", "bf16"), ("other", "int8"))
+        },
+    }
+    facts = {"name": "b", "base": "c", "num_frames": 8, "height": 64, "width": 64, "precision": "bf16"}
+    _, rows, floor = report({"bundle": facts, "step": step, "machine": {"cpu": "x", "cores": 2}})
+    shares = {row.split("|")[1].strip(): row.split("|")[6].strip() for row in rows.splitlines()[2:]}
+    assert shares == {"torch": "50 %", "mine": "12 %", "other": "-"}
+    assert floor.endswith("the floor is 0.250 s in bf16, 1.000 s in fp32.")
+
+
 def test_without_the_extra_there_is_no_floor():
-    step = {"batch": 2, "floor_seconds": None, "candidates": {"a": {"median": 1, "min": 1, "max": 1, "difference": 0}}}
+    entry = {"median": 1, "min": 1, "max": 1, "difference": 0, "precision": "fp32"}
+    step = {"batch": 2, "floors": None, "candidates": {"a": entry}}
     facts = {"name": "b", "base": "c", "num_frames": 8, "height": 64, "width": 64, "precision": "fp32"}
     lines = list(report({"bundle": facts, "step": step, "machine": {"cpu": "x", "cores": 2}}))
     assert len(lines) == 2
