@@ -30,32 +30,33 @@ COLORS = {"peer": "#9aa5b1", "engine": "#2f6fb3", "floor": "#c0392b"}
 STAGE_COLORS = {"inversion": "#e0a458", "sampling": "#2f6fb3", "all other": "#808080"}
 
 
-def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw what files of ``tav bench --json`` hold to a PNG, two panels in a row."""
+def plot(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draw what files of ``tav bench --json`` hold, by a name each, to a PNG, two panels in a row."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    panels = [(draw_steps, result) for result in results] + [
-        (draw_edits, result) for result in results if "edit" in result
-    ]
+    panels = [(draw_steps, name, result) for name, result in results.items()]
+    panels += [(draw_edits, name, result) for name, result in results.items() if "edit" in result]
     rows = -(-len(panels) // 2)
     figure, axes = pyplot.subplots(rows, 2, figsize=(13, 2.7 * rows), squeeze=False, layout="constrained")
     for place, panel in enumerate(axes.flat):
         if place < len(panels):
-            draw, result = panels[place]
-            draw(panel, result)
+            draw, name, result = panels[place]
+            draw(panel, name, result)
             panel.invert_yaxis()
             panel.set_xlabel("seconds")
         else:
             panel.axis("off")
+    machines = {f"{result['machine']['cpu']}, {result['machine']['cores']} cores" for result in results.values()}
+    figure.suptitle("; ".join(sorted(machines)), x=0.01, ha="left", fontsize="medium")
     with new_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
     pyplot.close(figure)
 
 
-def draw_steps(axes: Axes, result: Mapping[str, Any]) -> None:
+def draw_steps(axes: Axes, name: str, result: Mapping[str, Any]) -> None:
     """Bars of a U-Net step in the file's order, with how many times as fast as torch SDPA it is."""
     step, bundle = result["step"], result["bundle"]
     entries = step["candidates"]
@@ -74,20 +75,20 @@ def draw_steps(axes: Axes, result: Mapping[str, Any]) -> None:
         axes.axvline(step["floors"][precision], color=COLORS["floor"], linestyle=style, label=f"floor, {precision}")
     if step["floors"]:
         axes.legend(loc="lower right", fontsize="small")
-    axes.set_xlim(right=1.5 * max(entry["max"] for entry in entries.values()))
+    axes.set_xlim(right=1.6 * max(entry["max"] for entry in entries.values()))
     size = f"{bundle['num_frames']}x{bundle['height']}x{bundle['width']}"
-    axes.set_title(f"U-Net step, {bundle['name']}: {size}, batch {step['batch']}", loc="left", fontsize="medium")
+    axes.set_title(f"U-Net step, {name}: {size}, batch {step['batch']}", loc="left", fontsize="medium")
 
 
-def draw_edits(axes: Axes, result: Mapping[str, Any]) -> None:
+def draw_edits(axes: Axes, name: str, result: Mapping[str, Any]) -> None:
     """Stacked stages of whole edits."""
     edit = result["edit"]
     names = list(edit["candidates"])
     left = [0.0] * len(names)
     for stage, color in STAGE_COLORS.items():
-        shown = [stage] if stage in STAGES else [name for name in STAGES if name not in STAGE_COLORS]
+        shown = [stage] if stage in STAGES else [other for other in STAGES if other not in STAGE_COLORS]
         seconds = [
-            statistics.median(sum(one["stages"][name] for name in shown) for one in rounds)
+            statistics.median(sum(one["stages"][part] for part in shown) for one in rounds)
             for rounds in edit["candidates"].values()
         ]
         axes.barh(names, seconds, left=left, color=color, label=stage)
@@ -96,7 +97,7 @@ def draw_edits(axes: Axes, result: Mapping[str, Any]) -> None:
         axes.annotate(f"{total:.3g} s", (total, place), xytext=(6, 0), textcoords="offset points", va="center")
     axes.set_xlim(right=1.45 * max(left))
     axes.legend(loc="lower right", fontsize="small")
-    name, steps = result["bundle"]["name"], edit["steps"]
+    steps = edit["steps"]
     axes.set_title(f"whole edit, {name}: {steps} + {steps} steps", loc="left", fontsize="medium")
 
 
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--overwrite", action="store_true")
     options = parser.parse_args(arguments)
     check_new_file(options.out, overwrite=options.overwrite)
-    plot([json.loads(path.read_text(encoding="utf-8")) for path in options.results], options.out)
+    plot({path.stem: json.loads(path.read_text(encoding="utf-8")) for path in options.results}, options.out)
 
 
 if __name__ == "__main__":

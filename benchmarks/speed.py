@@ -56,7 +56,12 @@ def prepare(size: str, work: Path, *, precision: str = "fp32", num_frames: int |
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Further options go to tav bench, which says what they do: --engine, --rounds, --steps, --json, "
+        "--overwrite, --against, --slower.",
+    )
     parser.add_argument("--size", choices=SIZES_HERE, default="mid")
     parser.add_argument("--work", type=Path, required=True, help="a folder for what is made")
     parser.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 or int8 (default: fp32)")

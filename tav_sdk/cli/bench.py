@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tav_sdk.cli.console import say
 from tav_sdk.engines.select import CHOICES
-from tav_sdk.errors import InputError, VideoNotFoundError
+from tav_sdk.errors import InputError
+
+if TYPE_CHECKING:
+    from tav_sdk.bundle import Manifest
 
 FORMAT = 1
 SLOWER = 1.15
@@ -34,19 +37,20 @@ def bench(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all that was measured to this file.")] = None,
     against: Annotated[
-        Path | None, typer.Option(help="A file that --json wrote: leave with 1 if a ratio has become worse.")
+        Path | None,
+        typer.Option(help="A file that --json wrote: leave with 1 if a step has become slower than the others have."),
     ] = None,
     slower: Annotated[
-        float, typer.Option(help="With --against: how many times its former ratio is a regression.", min=1.0)
+        float, typer.Option(help="With --against: how many times slower is a regression.", min=1.0)
     ] = SLOWER,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file --json.")] = False,
 ) -> None:
     """Measure engines against each other, and against PyTorch, on one bundle: same weights, same inputs, in turn.
 
-    First a step of the U-Net: seconds, times the fastest one's, the share of this machine's floor, and the difference
-    of the results. The floor is what the graph's operations take at the speed of this machine's fastest matrix product,
-    or its bytes at the speed of a copy, whichever is more. With --video then whole edits, stage by stage, with peak
-    memory and the time from the start of the process to the first sampling step.
+    First a step of the U-Net: seconds, how many times as fast as torch SDPA (with --run) or as the fastest, the share
+    of this machine's floor, and the difference of the results. The floor is what the graph's operations take at the
+    speed of this machine's fastest matrix product, or its bytes at the speed of a copy, whichever is more. With --video
+    then whole edits, stage by stage, with peak memory and the time from the start of the process to the first step.
 
     [bold]Examples[/]
 
@@ -59,31 +63,71 @@ def bench(
       tav bench bundles/skiing --run runs/skiing --against bench.json
     """
     from tav_sdk.bundle import Bundle
-    from tav_sdk.cli.bench_run import Candidates, regressions, report, time_edits, time_steps
+    from tav_sdk.cli.bench_run import (
+        Candidates,
+        changes,
+        check_comparable,
+        report_edits,
+        report_steps,
+        time_edits,
+        time_steps,
+    )
     from tav_sdk.files import check_new_file, write_text
     from tav_sdk.measure import machine
 
     former = None if against is None else _read(against)
     if json_file is not None:
         check_new_file(json_file, overwrite=overwrite)
-    if video is not None and not video.is_file():
-        raise VideoNotFoundError(f"there is no video {video}")
+    if steps is not None and video is None:
+        raise InputError("--steps are of whole edits, which --video measures; give it, too")
     opened = Bundle(bundle)
     candidates = Candidates(opened, engine, run)
+    if former is not None:
+        check_comparable(former, candidates)
+    if video is not None:
+        _check_video(video, opened.manifest)
+
     result: dict[str, Any] = {"format": FORMAT, "machine": machine(), "bundle": candidates.facts}
+
+    def keep() -> None:
+        if json_file is not None:
+            write_text(json_file, json.dumps(result, indent=2) + "\n")
+
     result["step"] = time_steps(candidates, rounds=rounds)
+    keep()  # edits take much longer
+    for text in report_steps(result):
+        typer.echo(text)
     if video is not None:
         count = opened.manifest.num_inference_steps if steps is None else steps
         result["edit"] = time_edits(candidates, video, steps=count, rounds=rounds)
-    for text in report(result):
-        typer.echo(text)
+        keep()
+        typer.echo("\n" + report_edits(result["edit"]))
     if json_file is not None:
-        write_text(json_file, json.dumps(result, indent=2) + "\n")
         say(f"[green]written[/] to {json_file}")
-    if former is not None and (worse := regressions(result, former, slower)):
-        for line in worse:
-            say(f"[bold red]slower:[/] {line}")
+    if former is None:
+        return
+    worse = False
+    for name, change in changes(result, former).items():
+        worse |= change > slower
+        mark = "[bold red]slower:[/] " if change > slower else ""
+        say(f"{mark}a U-Net step on {name} takes {change:.2f} times as long as it did, beside the others")
+    if worse:
         raise typer.Exit(1)
+    say(f"[green]no step has become {slower:g} times slower[/] than in {against}")
+
+
+def _check_video(video: Path, manifest: Manifest) -> None:
+    """Read the clip once, so that a bad one is found out now."""
+    from tav_sdk.video import read_video
+
+    tuned = manifest.provenance["tuning"]
+    read_video(
+        video,
+        num_frames=manifest.num_frames,
+        start=int(tuned["start"]),
+        stride=int(tuned["stride"]),
+        size=(manifest.height, manifest.width),
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -91,6 +135,6 @@ def _read(path: Path) -> dict[str, Any]:
         former = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"--against {path} cannot be read: {error}") from error
-    if not isinstance(former, dict) or former.get("format") != FORMAT or "step" not in former:
+    if not isinstance(former, dict) or former.get("format") != FORMAT or not {"step", "bundle"} <= former.keys():
         raise InputError(f"--against {path} was not written by tav bench --json, or by another version of it")
     return former

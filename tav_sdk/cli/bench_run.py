@@ -24,6 +24,8 @@ from tav_sdk.measure import interleave, progress, spread, table
 if TYPE_CHECKING:
     from tav_sdk.engines.base import Engine
 
+SDPA = "torch SDPA"
+"""Of the peers, see :mod:`tav_sdk.export.peers`, the one that others are held against."""
 BATCH = 2
 """Videos of a step: with guidance there are two."""
 SEED = 0
@@ -63,9 +65,7 @@ class Candidates:
         from tav_sdk.training.run_folder import load_run
 
         self.loaded = load_run(run)
-        manifest, tuned = self.bundle.manifest, self.loaded.config
-        size = (manifest.num_frames, manifest.height, manifest.width)
-        if size != (tuned.num_frames, tuned.height, tuned.width) or manifest.prompt != tuned.prompt:
+        if self.loaded.record["delta_sha256"] != self.bundle.manifest.provenance.get("delta_sha256"):
             raise InputError(f"the bundle {self.bundle.folder} was not exported from the run {run}; give that one")
         from tav_sdk.export.peers import PEERS
         from tav_sdk.training.tuning import find_device
@@ -131,7 +131,7 @@ def time_steps(candidates: Candidates, *, rounds: int) -> dict[str, Any]:
         shape = tuple(BATCH if isinstance(axis, str) else axis for axis in spec.shape)
         feeds[spec.name] = rng.standard_normal(shape).astype(spec.dtype) if spec.dtype != "int64" else np.int64(500)
     feeds = {name: np.asarray(array) for name, array in feeds.items()}
-    weights = bundle.weights()
+    weights, speed = bundle.weights(), _speed(candidates.device)
     with candidates.unets() as opened:
 
         def call(name: str) -> np.ndarray:
@@ -144,7 +144,7 @@ def time_steps(candidates: Candidates, *, rounds: int) -> dict[str, Any]:
     scale = float(np.abs(reference).max())
     step: dict[str, Any] = {
         "batch": BATCH,
-        **_floor(graph.path, candidates.device),
+        **_floor(graph.path, speed, candidates.device),
         "candidates": {
             name: {
                 "seconds": seconds[name],
@@ -197,32 +197,30 @@ def time_edits(candidates: Candidates, video: Path, *, steps: int, rounds: int) 
     return {"steps": steps, "prompt": manifest.prompt, "candidates": found}
 
 
-def report(result: Mapping[str, Any]) -> Iterator[str]:
-    """What was measured, for people: a paragraph and a table for steps, and for edits."""
-    bundle, step = result["bundle"], result["step"]
-    machine = result["machine"]
+def report_steps(result: Mapping[str, Any]) -> Iterator[str]:
+    """What was measured of steps, for people: a line, a table, and the machine's floor if it is known."""
+    bundle, step, machine = result["bundle"], result["step"], result["machine"]
     yield (
         f"{bundle['name']}: {bundle['base']}, {bundle['num_frames']} frames of {bundle['height']}x{bundle['width']}, "
         f"{bundle['precision']}; {machine['cpu']}, {machine['cores']} cores\n"
     )
-    rows = []
     candidates = step["candidates"]
-    fastest = min(entry["median"] for entry in candidates.values())
+    yard = SDPA if SDPA in candidates else min(candidates, key=lambda name: candidates[name]["median"])
+    rows = []
     for name, entry in candidates.items():
         least = (step["floors"] or {}).get(entry["precision"])
-        floor = "-" if least is None else f"{100 * least / entry['median']:.0f} %"
         rows.append(
             (
                 name,
                 f"{entry['median']:.3f}",
                 f"{entry['min']:.3f}",
                 f"{entry['max']:.3f}",
-                f"{entry['median'] / fastest:.2f}",
-                floor,
+                f"{candidates[yard]['median'] / entry['median']:.2f}",
+                "-" if least is None else f"{100 * least / entry['median']:.0f} %",
                 f"{entry['difference']:.1e}",
             )
         )
-    yield table(("U-Net step", "median s", "min", "max", "times the fastest", "of the floor", "difference"), rows)
+    yield table(("U-Net step", "median s", "min", "max", f"times {yard}'s speed", "of the floor", "difference"), rows)
     if step["floors"] is not None:
         used = sorted({entry["precision"] for entry in candidates.values()} & step["floors"].keys())
         peaks = ", ".join(f"{step['peaks'][name] / 1e9:.0f} GFLOP/s in {name}" for name in used)
@@ -232,31 +230,46 @@ def report(result: Mapping[str, Any]) -> Iterator[str]:
             f"{step['bytes'] / 1e9:.2f} GB; this machine does {peaks} and copies {step['bandwidth'] / 1e9:.0f} GB/s: "
             f"the floor is {floors}."
         )
-    if "edit" in result:
-        yield ""
-        yield _edits(result["edit"])
 
 
-def regressions(result: Mapping[str, Any], former: Mapping[str, Any], slower: float) -> list[str]:
-    """Candidates whose time, as a ratio to the first common one's, has grown by more than ``slower``.
+def check_comparable(former: Mapping[str, Any], candidates: Candidates) -> None:
+    """Check that a measurement of today can be compared with a former one.
 
-    Ratios, so that files from machines of different speed, or from busy hours, can be compared.
+    Raises:
+        InputError: that was of another bundle, or has not two candidates in common with it.
+    """
+    for key in ("base", "precision", "num_frames", "height", "width", "device"):
+        if former["bundle"].get(key) != candidates.facts[key]:
+            raise InputError(
+                f"--against was measured on another bundle: its {key} is {former['bundle'].get(key)}, this one's "
+                f"{candidates.facts[key]}"
+            )
+    common = [name for name in candidates.names if name in former["step"]["candidates"]]
+    if len(common) < 2:
+        raise InputError(
+            "--against compares ratios, so two candidates have to be in both measurements; in common are "
+            f"{', '.join(common) or 'none'}"
+        )
+
+
+def changes(result: Mapping[str, Any], former: Mapping[str, Any]) -> dict[str, float]:
+    """How many times slower each candidate has become than the others have, by the median of their changes.
+
+    So files from machines of different speed, or from busy hours, can be compared. Of two, one that has become faster
+    looks like one that has become slower.
     """
     now, then = (
         {name: entry["median"] for name, entry in one["step"]["candidates"].items()} for one in (result, former)
     )
-    common = [name for name in now if name in then]
-    lines = []
-    if len(common) < 2:
-        return [f"nothing can be compared: the two have {', '.join(common) or 'no candidate'} in common"]
-    for name in common[1:]:
-        ratios = [times[name] / times[common[0]] for times in (now, then)]
-        if ratios[0] > slower * ratios[1]:
-            lines.append(f"a U-Net step on {name} takes {ratios[0]:.2f} times {common[0]}'s, it took {ratios[1]:.2f}")
-    return lines
+    change = {name: now[name] / then[name] for name in now if name in then}
+    return {
+        name: own / statistics.median(other for another, other in change.items() if another != name)
+        for name, own in change.items()
+    }
 
 
-def _edits(edit: Mapping[str, Any]) -> str:
+def report_edits(edit: Mapping[str, Any]) -> str:
+    """A table of whole edits: medians over the rounds, of peak memory the greatest."""
     rows = []
     for name, rounds in edit["candidates"].items():
         stages = {stage: statistics.median(one["stages"][stage] for one in rounds) for stage in STAGES}
@@ -274,16 +287,26 @@ def _edits(edit: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
-def _floor(path: Path, device: str) -> dict[str, Any]:
-    """The graph's work and the machine's speed, where ONNX and PyTorch are installed."""
+def _speed(device: str) -> tuple[dict[str, float], float] | None:
+    """The machine's matrix products and copies, where ONNX and PyTorch are installed."""
     try:
-        from tav_sdk.export.operations import count_work
         from tav_sdk.export.peaks import bandwidth, matmul_peak
     except ImportError:
+        return None
+    progress("measuring the machine")
+    return matmul_peak(device), bandwidth(device)
+
+
+def _floor(path: Path, before: tuple[dict[str, float], float] | None, device: str) -> dict[str, Any]:
+    """The graph's work, and the machine's speed, the best of before and after the measurement."""
+    after = _speed(device)
+    if before is None or after is None:
         progress("without the extra export the floor is not known")
         return {"flops": None, "bytes": None, "peaks": None, "bandwidth": None, "floors": None}
-    progress("measuring the machine")
-    work, peaks, copied = count_work(path, {"batch": BATCH}), matmul_peak(device), bandwidth(device)
+    from tav_sdk.export.operations import count_work
+
+    work, copied = count_work(path, {"batch": BATCH}), max(before[1], after[1])
+    peaks = {name: max(peak, after[0][name]) for name, peak in before[0].items()}
     return {
         "flops": work.flops,
         "bytes": work.bytes,

@@ -12,7 +12,7 @@ pytest.importorskip("onnx")
 
 from tav_sdk.bench import STAGES, peak_bytes
 from tav_sdk.cli import bench_run
-from tav_sdk.cli.bench_run import regressions, report
+from tav_sdk.cli.bench_run import changes, report_steps
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +35,13 @@ def test_engines_are_compared(tav, tiny_bundle, tmp_path):
     assert step["flops"] > 1e6
     assert step["floors"]["fp32"] > 0
     assert made["machine"]["cores"] >= 1
-    for word in ("U-Net step", "times the fastest", "of the floor", "GFLOP/s in fp32"):
+    for word in ("U-Net step", "'s speed", "of the floor", "GFLOP/s in fp32"):
         assert word in result.stdout
 
     again = tav("bench", tiny_bundle, "--rounds", 1, "--against", file, "--slower", 1e9)
     assert again.exit_code == 0, again.stderr
+    assert "a U-Net step on onnxruntime-cpu takes" in again.stderr
+    assert "no step has become 1e+09 times slower" in again.stderr
     assert "is there already" in tav("bench", tiny_bundle, "--json", file).stderr
 
 
@@ -60,7 +62,9 @@ def test_edits_are_measured_stage_by_stage_in_processes_of_their_own(tav, tiny_b
     ("options", "message"),
     [
         (("--engine", "jax"), "there is no engine 'jax'"),
-        (("--video", "gone.mp4"), "there is no video gone.mp4"),
+        (("--video", "gone.mp4"), "gone.mp4: there is no such file"),
+        (("--video", __file__), "is not a video"),
+        (("--steps", 3), "--steps are of whole edits, which --video measures"),
         (("--against", "gone.json"), "--against gone.json cannot be read"),
     ],
 )
@@ -78,7 +82,7 @@ def test_a_file_of_something_else_is_refused(tav, tiny_bundle, tmp_path):
 
 
 def test_another_run_is_refused(tav, tiny_bundle, tiny_run, bundle_copy, edit_manifest):
-    edit_manifest(lambda manifest: manifest.update(prompt="something else"))
+    edit_manifest(lambda manifest: manifest["provenance"].update(delta_sha256="0" * 64))
     result = tav("bench", bundle_copy, "--run", tiny_run)
     assert result.exit_code == 2
     assert "was not exported from the run" in result.stderr
@@ -92,26 +96,42 @@ def test_the_peak_is_the_process_own_whatever_its_parent_held():
     assert 2**20 < int(done.stdout) < held.nbytes < peak_bytes()
 
 
+def test_a_measurement_of_another_bundle_is_refused(tav, tiny_bundle, tmp_path):
+    file = tmp_path / "bench.json"
+    assert tav("bench", tiny_bundle, "--rounds", 1, "--json", file).exit_code == 0
+    made = json.loads(file.read_text())
+    file.write_text(json.dumps({**made, "bundle": {**made["bundle"], "height": 512}}))
+    result = tav("bench", tiny_bundle, "--against", file)
+    assert result.exit_code == 2
+    assert "--against was measured on another bundle: its height is 512, this one's 64" in result.stderr
+    file.write_text(json.dumps(made))
+    result = tav("bench", tiny_bundle, "--engine", "onnxruntime-cpu", "--against", file)
+    assert result.exit_code == 2
+    assert "two candidates have to be in both measurements; in common are onnxruntime-cpu" in result.stderr
+
+
 def measured(**medians):
     return {"step": {"candidates": {name: {"median": median} for name, median in medians.items()}}}
 
 
-def test_a_regression_is_a_ratio_that_has_grown():
-    former = measured(torch=2.0, mine=1.0)
-    assert regressions(measured(torch=8.0, mine=4.0), former, 1.15) == []  # a slower machine
-    assert regressions(measured(torch=2.0, mine=1.1), former, 1.15) == []
-    (line,) = regressions(measured(torch=2.0, mine=1.3), former, 1.15)
-    assert line == "a U-Net step on mine takes 0.65 times torch's, it took 0.50"
-    assert "nothing can be compared" in regressions(measured(other=1.0), former, 1.15)[0]
+def test_a_change_is_what_the_others_do_not_share():
+    former = measured(torch=2.0, mine=1.0, other=3.0)
+    assert changes(measured(torch=8.0, mine=4.0, other=12.0), former) == dict.fromkeys(("torch", "mine", "other"), 1.0)
+    slower = changes(measured(torch=2.0, mine=5.0, other=3.0), former)  # whichever place it has
+    assert slower["mine"] == 5.0
+    assert max(slower["torch"], slower["other"]) < 1
+    assert changes(measured(torch=10.0, mine=1.0, other=3.0), former)["torch"] == 5.0
+    assert changes(measured(mine=1.3, new=1.0, torch=2.0), former) == {"mine": 1.3, "torch": pytest.approx(1 / 1.3)}
 
 
 def test_a_regression_leaves_with_1(tav, tiny_bundle, tmp_path, monkeypatch):
     file = tmp_path / "bench.json"
     assert tav("bench", tiny_bundle, "--rounds", 1, "--json", file).exit_code == 0
-    monkeypatch.setattr(bench_run, "regressions", lambda *_: ["a U-Net step on mine takes longer"])
+    monkeypatch.setattr(bench_run, "changes", lambda *_: {"mine": 1.5, "other": 1.0})
     result = tav("bench", tiny_bundle, "--rounds", 1, "--against", file)
     assert result.exit_code == 1
-    assert "slower: a U-Net step on mine takes longer" in result.stderr
+    assert "slower: a U-Net step on mine takes 1.50 times as long as it did" in result.stderr
+    assert "slower: a U-Net step on other" not in result.stderr
 
 
 def test_a_run_adds_the_peers_in_pytorch(tav, tiny_bundle, tiny_run, tmp_path, monkeypatch):
@@ -142,7 +162,7 @@ def test_every_candidate_is_held_against_the_floor_of_its_own_precision():
         },
     }
     facts = {"name": "b", "base": "c", "num_frames": 8, "height": 64, "width": 64, "precision": "bf16"}
-    _, rows, floor = report({"bundle": facts, "step": step, "machine": {"cpu": "x", "cores": 2}})
+    _, rows, floor = report_steps({"bundle": facts, "step": step, "machine": {"cpu": "x", "cores": 2}})
     shares = {row.split("|")[1].strip(): row.split("|")[6].strip() for row in rows.splitlines()[2:]}
     assert shares == {"torch": "50 %", "mine": "12 %", "other": "-"}
     assert floor.endswith("the floor is 0.250 s in bf16, 1.000 s in fp32.")
@@ -152,6 +172,6 @@ def test_without_the_extra_there_is_no_floor():
     entry = {"median": 1, "min": 1, "max": 1, "difference": 0, "precision": "fp32"}
     step = {"batch": 2, "floors": None, "candidates": {"a": entry}}
     facts = {"name": "b", "base": "c", "num_frames": 8, "height": 64, "width": 64, "precision": "fp32"}
-    lines = list(report({"bundle": facts, "step": step, "machine": {"cpu": "x", "cores": 2}}))
+    lines = list(report_steps({"bundle": facts, "step": step, "machine": {"cpu": "x", "cores": 2}}))
     assert len(lines) == 2
     assert "| - " in lines[1].replace("|            - ", "| - ")
