@@ -88,7 +88,8 @@ class GraphContract:
     def dynamic_shapes(self) -> dict[str, dict[int, torch.export.Dim]]:
         """The dynamic axes as ``torch.export`` wants them, by input name."""
         names = {axis for spec in self.inputs for axis in spec.shape if isinstance(axis, str)}
-        dims = {axis: torch.export.Dim(axis, min=1, max=1024) for axis in names}
+        # Up to what is in use: PyTorch has limits of its own below any large number, and would trace a second time.
+        dims = {axis: torch.export.Dim(axis, min=1, max=max(2, *self.axes.get(axis, (1024,)))) for axis in names}
         return {
             spec.name: {place: dims[axis] for place, axis in enumerate(spec.shape) if isinstance(axis, str)}
             for spec in self.inputs
