@@ -1,28 +1,47 @@
-"""Video files in and out: ``read_video``, ``probe``, and ``Video`` with its ``save``."""
+"""Video files in and out: ``read_video``, ``probe``, ``Video`` with its ``save``, and what every ``Clip`` has."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from tav_sdk.errors import InputError, NotAVideoError
 from tav_sdk.files import new_file
 from tav_sdk.frames import check_frames
-from tav_sdk.video_reader import decode, nominal_rate, open_video, read_frames, shown
-from tav_sdk.video_writer import WRITERS
+from tav_sdk.video_reader import decode, display_matrix, kept_frames, nominal_rate, open_video, shown
+from tav_sdk.video_writer import WRITERS, check_fps, shown_suffix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Video", "VideoInfo", "probe", "read_video"]
+__all__ = ["Clip", "Video", "VideoInfo", "probe", "read_video"]
 
-_MIN_FPS, _MAX_FPS = 0.01, 1000.0
+
+class Clip(Protocol):
+    """Frames in order: a :class:`Video` in memory, or a :class:`tav_sdk.video_file.VideoFile` on disk."""
+
+    @property
+    def num_frames(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def fps(self) -> float: ...
+
+    @property
+    def content_hash(self) -> str: ...
+
+    def chunks(self, length: int) -> Iterator[NDArray[np.uint8]]: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,7 +61,7 @@ class Video:
 
     def __post_init__(self) -> None:
         check_frames(self.frames)
-        object.__setattr__(self, "fps", _check_fps(self.fps))
+        object.__setattr__(self, "fps", check_fps(self.fps))
 
     def __repr__(self) -> str:
         return f"Video(num_frames={self.num_frames}, height={self.height}, width={self.width}, fps={self.fps:g})"
@@ -62,10 +81,19 @@ class Video:
     @property
     def content_hash(self) -> str:
         """sha256 (hex) of the shape and the bytes of all frames; the rate does not count."""
-        digest = hashlib.sha256(repr(tuple(self.frames.shape)).encode())
-        for frame in self.frames:
-            digest.update(np.ascontiguousarray(frame).data)
-        return digest.hexdigest()
+        return hash_frames(self.frames.shape, self.frames)
+
+    def chunks(self, length: int) -> Iterator[NDArray[np.uint8]]:
+        """The frames in order, ``length`` at a time.
+
+        Returns:
+            Views ``(length, h, w, 3)`` uint8 RGB of ``frames``; the last may be shorter.
+
+        Raises:
+            InputError: ``length`` is no whole number of at least 1.
+        """
+        check_int("length", length, 1)
+        return (self.frames[start : start + length] for start in range(0, self.num_frames, length))
 
     def save(self, path: str | os.PathLike[str], fps: float | None = None) -> Path:
         """Write the clip; the suffix of ``path`` says how. An existing file is replaced.
@@ -91,9 +119,8 @@ class Video:
         path = Path(path)
         write = WRITERS.get(path.suffix.lower())
         if write is None:
-            got = f"'{path.suffix}'" if path.suffix else "a name without one"
-            raise InputError(f"{path}: expected a name that ends in {', '.join(WRITERS)}, got {got}.")
-        rate = self.fps if fps is None else _check_fps(fps)
+            raise InputError(f"{path}: expected a name that ends in {', '.join(WRITERS)}, got {shown_suffix(path)}.")
+        rate = self.fps if fps is None else check_fps(fps)
         with new_file(path) as temporary:
             write(self.frames, rate, temporary)
         return path
@@ -133,7 +160,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         frame = next(decode(path, container, stream), None)
         if frame is None:
             raise NotAVideoError(f"{path} is not a video: its video stream has no frames.")
-        height, width, _ = shown(frame, stream)
+        height, width, _ = shown(frame, stream, display_matrix(frame))
         if stream.duration is not None and stream.time_base is not None:
             duration = float(stream.duration * stream.time_base)
         else:
@@ -180,31 +207,35 @@ def read_video(
         TruncatedVideoError: the file ends, or its data break off, before the frames that were asked for.
     """
     path = Path(path)
-    _check_int("start", start, 0)
-    _check_int("stride", stride, 1)
-    if num_frames is not None:
-        _check_int("num_frames", num_frames, 1)
-    if size is not None:
-        size = _check_pair(size)
+    size = check_sampling(num_frames, start, stride, size)
+    frames, fps = [], 0.0
+    for frame, rate in kept_frames(path, num_frames=num_frames, start=start, stride=stride, size=size):
+        frames.append(frame())
+        fps = rate
+    return Video(frames=np.stack(frames), fps=fps)  # (f, h, w, 3)
 
-    frames, fps = read_frames(path, num_frames=num_frames, start=start, stride=stride, size=size)
-    return Video(frames=frames, fps=fps)
+
+def hash_frames(shape: tuple[int, ...], frames: Iterable[NDArray[np.uint8]]) -> str:
+    """sha256 (hex) of a clip's shape ``(f, h, w, 3)`` and the bytes of its frames, each ``(h, w, 3)`` uint8."""
+    digest = hashlib.sha256(repr(tuple(shape)).encode())
+    for frame in frames:
+        digest.update(np.ascontiguousarray(frame).data)
+    return digest.hexdigest()
 
 
 # --- arguments ----------------------------------------------------------------------------------------------------
 
 
-def _check_fps(fps: Any) -> float:
-    try:
-        value = float(fps)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not _MIN_FPS <= value <= _MAX_FPS:
-        raise InputError(f"fps: expected a number from {_MIN_FPS:g} to {_MAX_FPS:g}, got {fps!r}.")
-    return value
+def check_sampling(num_frames: Any, start: Any, stride: Any, size: Any) -> tuple[int, int] | None:
+    """Check what :func:`read_video` is asked for; its ``size`` comes back as ``(height, width)`` or ``None``."""
+    check_int("start", start, 0)
+    check_int("stride", stride, 1)
+    if num_frames is not None:
+        check_int("num_frames", num_frames, 1)
+    return None if size is None else _check_pair(size)
 
 
-def _check_int(name: str, value: Any, least: int) -> None:
+def check_int(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
 
@@ -214,6 +245,6 @@ def _check_pair(size: Any) -> tuple[int, int]:
         height, width = size
     except (TypeError, ValueError):
         raise InputError(f"size: expected (height, width) in pixels, got {size!r}.") from None
-    _check_int("size: height", height, 1)
-    _check_int("size: width", width, 1)
+    check_int("size: height", height, 1)
+    check_int("size: width", width, 1)
     return int(height), int(width)

@@ -6,9 +6,10 @@ Decoding goes through PyAV (FFmpeg), which is imported at use.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,27 +34,36 @@ if TYPE_CHECKING:
 _READ_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,ogg,gif,apng,mp3,wav,flac,aac"
 
 
-def read_frames(
+def kept_frames(
     path: Path, *, num_frames: int | None, start: int, stride: int, size: tuple[int, int] | None
-) -> tuple[NDArray[np.uint8], float]:
-    """Frames ``(f, h, w, 3)`` uint8 RGB and their rate; arguments and errors as :func:`tav_sdk.video.read_video`."""
-    kept: list[NDArray[np.uint8]] = []
-    times: list[int | None] = []
-    seen = 0
+) -> Iterator[tuple[Callable[[], NDArray[np.uint8]], float]]:
+    """The frames that are kept, one at a time; arguments and errors as :func:`tav_sdk.video.read_video`.
+
+    Yields:
+        A function that gives the frame, ``(h, w, 3)`` uint8 RGB, since to count frames needs no colours; and the rate
+        of the frames so far: the last one is that of the clip.
+    """
+    kept = seen = 0
+    rate: _SampledRate | None = None
+    rotation = matrix = None
     with open_video(path) as (container, stream):
         for frame in decode(path, container, stream):
             if seen >= start and (seen - start) % stride == 0:
+                if rate is None:
+                    rate = _SampledRate(nominal_rate(path, stream) / stride, stream.time_base)
+                # PyAV's side data refer back to their frame: read from each, they would hold all frames until the
+                # garbage collector runs, which counts objects, not megabytes.
+                if matrix is None or frame.rotation != rotation:
+                    rotation, matrix = frame.rotation, display_matrix(frame)
                 if size is None:
-                    size = shown(frame, stream)[:2]
-                kept.append(_to_rgb(frame, stream, size))
-                times.append(frame.pts)
+                    size = shown(frame, stream, matrix)[:2]
+                kept += 1
+                yield partial(_to_rgb, frame, stream, matrix, size), float(rate.add(frame.pts))
             seen += 1
-            if len(kept) == num_frames:
+            if kept == num_frames:
                 break
-        if not kept or (num_frames is not None and len(kept) < num_frames):
+        if not kept or (num_frames is not None and kept < num_frames):
             raise NotEnoughFramesError(_too_few(path, seen, num_frames, start, stride))
-        fps = _sampled_rate(path, stream, times, stride)
-    return np.stack(kept), float(fps)  # (f, h, w, 3)
 
 
 @contextmanager
@@ -140,26 +150,30 @@ def _ends_early(container: InputContainer, stream: VideoStream, last: float | No
     return container.duration / 1e6 - shown > 1.0
 
 
-def _display_matrix(frame: VideoFrame) -> NDArray[np.int32]:
+def display_matrix(frame: VideoFrame) -> NDArray[np.int32]:
+    """How a frame is turned to be shown: nine integers, as :func:`tav_sdk.frames.apply_display_matrix` takes them."""
     data = frame.side_data.get("DISPLAYMATRIX")
-    return np.array([1, 0, 0, 0, 1, 0, 0, 0, 1], np.int32) if data is None else np.frombuffer(data, dtype=np.int32)
+    return (
+        np.array([1, 0, 0, 0, 1, 0, 0, 0, 1], np.int32) if data is None else np.frombuffer(bytes(data), dtype=np.int32)
+    )
 
 
-def shown(frame: VideoFrame, stream: VideoStream) -> tuple[int, int, float]:
+def shown(frame: VideoFrame, stream: VideoStream, matrix: NDArray[np.int32]) -> tuple[int, int, float]:
     """Height and width as shown, and the width over height of one stored pixel after rotation."""
     aspect = float(stream.sample_aspect_ratio or 1)
     height, width = frame.height, frame.width
-    matrix = _display_matrix(frame)
     if abs(matrix[1]) > abs(matrix[0]):
         height, width, aspect = width, height, 1 / aspect
     return height, max(1, round(width * aspect)), aspect
 
 
-def _to_rgb(frame: VideoFrame, stream: VideoStream, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _to_rgb(
+    frame: VideoFrame, stream: VideoStream, matrix: NDArray[np.int32], size: tuple[int, int]
+) -> NDArray[np.uint8]:
     # The frame's own colour matrix and range hold; where it names none, BT.601 limited, as in FFmpeg and OpenCV.
     rgb = np.asarray(frame.to_ndarray(format="rgb24", interpolation=scaling()), dtype=np.uint8)  # (h, w, 3)
-    rgb = apply_display_matrix(rgb, _display_matrix(frame))
-    return cover_crop(rgb, size, shown(frame, stream)[2])
+    rgb = apply_display_matrix(rgb, matrix)
+    return cover_crop(rgb, size, shown(frame, stream, matrix)[2])
 
 
 def scaling() -> int:
@@ -178,15 +192,28 @@ def nominal_rate(path: Path, stream: VideoStream) -> Fraction:
     return rate
 
 
-def _sampled_rate(path: Path, stream: VideoStream, times: list[int | None], stride: int) -> Fraction:
-    nominal = nominal_rate(path, stream) / stride
-    known = [time for time in times if time is not None]
-    tick = stream.time_base
-    if tick is None or len(known) < len(times) or known[-1] <= known[0]:
-        return nominal
-    if all(abs((time - known[0]) * tick - k / nominal) < tick for k, time in enumerate(known)):
-        return nominal
-    return (len(known) - 1) / ((known[-1] - known[0]) * tick)
+class _SampledRate:
+    """The rate of the frames kept, from their times, of which only the first is held."""
+
+    def __init__(self, nominal: Fraction, tick: Fraction | None) -> None:
+        self._nominal, self._tick = nominal, tick
+        self._first: int | None = None
+        self._count = 0
+        self._even = True
+
+    def add(self, time: int | None) -> Fraction:
+        """Frames a second after one more frame, shown at ``time`` ticks."""
+        if time is None or self._tick is None:
+            self._tick = None  # one frame without a time, and times say nothing
+            return self._nominal
+        if self._first is None:
+            self._first = time
+        elapsed = (time - self._first) * self._tick
+        if abs(elapsed - self._count / self._nominal) >= self._tick:
+            self._even = False
+        rate = self._nominal if self._even or elapsed <= 0 else self._count / elapsed
+        self._count += 1
+        return rate
 
 
 def _too_few(path: Path, seen: int, num_frames: int | None, start: int, stride: int) -> str:
