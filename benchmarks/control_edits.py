@@ -54,7 +54,7 @@ def prepare(sample: SampleClip, folder: Path, num_train_steps: int | None) -> tu
     run = tuned_run(sample, folder, num_train_steps)
     bundle, net = folder / "bundles" / sample.name, folder / "controlnet"
     if not bundle.exists():
-        export_bundle(load_run(run), bundle, control=True)
+        export_bundle(load_run(run), bundle, control=True, windows=False)
     if not net.exists():
         export_controlnet(CONTROLNET, net, bundle=bundle)
     return bundle, net

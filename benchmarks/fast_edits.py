@@ -49,7 +49,7 @@ def edit_clip(
     run = tuned_run(sample, folder, num_train_steps)
     for precision in ("fp32", "bf16"):
         if not (bundle := folder / "bundles" / f"{sample.name}-{precision}").exists():
-            export_bundle(load_run(run), bundle, precision=precision, quality=False)
+            export_bundle(load_run(run), bundle, precision=precision, quality=False, windows=False)
     edits, judge, result = edits_of(sample.name)[:num_edits], Judge(), {}
     rows: dict[str, np.ndarray] = {}
     with contextlib.ExitStack() as stack:

@@ -80,7 +80,7 @@ def export(work: Path, size: str) -> Details:
         now = time.perf_counter()
         details[progress.metrics["graph"]], last = now - last, now
 
-    export_bundle(work / RUN, work / BUNDLE, overwrite=True, callback=callback)
+    export_bundle(work / RUN, work / BUNDLE, overwrite=True, callback=callback, windows=False)
     return details
 
 

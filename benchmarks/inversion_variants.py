@@ -112,7 +112,7 @@ def edit_clip(sample: SampleClip, folder: Path, *, num_train_steps: int | None, 
     """Make one clip's edits by all variants, and judge them."""
     run, bundle = tuned_run(sample, folder, num_train_steps), folder / "bundles" / f"{sample.name}-fp32"
     if not bundle.exists():
-        export_bundle(load_run(run), bundle)
+        export_bundle(load_run(run), bundle, windows=False)
     edits, judge, results = edits_of(sample.name)[:num_edits], Judge(), {}
     with load(bundle, engine="onnxruntime-cpu", cache=False) as pipeline:
         size = (pipeline.manifest.height, pipeline.manifest.width)

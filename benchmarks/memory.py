@@ -89,7 +89,7 @@ def export(work: Path, options: argparse.Namespace) -> None:
     """The run to a bundle."""
     from tav_sdk.export import export_bundle
 
-    export_bundle(work / RUN, work / BUNDLE, precision=options.precision, overwrite=True)
+    export_bundle(work / RUN, work / BUNDLE, precision=options.precision, overwrite=True, windows=False)
 
 
 def build(work: Path, options: argparse.Namespace) -> None:

@@ -54,7 +54,7 @@ def edit_clip(sample: SampleClip, folder: Path, *, num_train_steps: int | None, 
     for precision in PRECISIONS:
         bundle = folder / "bundles" / f"{sample.name}-{precision}"
         if not bundle.exists():
-            export_bundle(load_run(run), bundle, precision=precision, quality=False)
+            export_bundle(load_run(run), bundle, precision=precision, quality=False, windows=False)
         made = videos(bundle, sample, [edit.prompt for edit in edits])
         reference = reference or made
         entries = []

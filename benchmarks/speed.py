@@ -50,7 +50,7 @@ def prepare(size: str, work: Path, *, precision: str = "fp32", num_frames: int |
         )
     if not bundle.exists():
         progress("exporting")
-        export_bundle(load_run(run), bundle, precision=precision, parity=size != "full", quality=False)
+        export_bundle(load_run(run), bundle, precision=precision, parity=size != "full", quality=False, windows=False)
     return bundle, run
 
 

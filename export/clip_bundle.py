@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from tav_sdk.bundle import REFERENCES, TUNED_FILE, UNET, Bundle, FileEntry, StoredTensor, only_differing, write_manifest
+from tav_sdk.bundle import (
+    REFERENCES,
+    TUNED_FILE,
+    UNET,
+    WINDOWED_UNET,
+    Bundle,
+    FileEntry,
+    StoredTensor,
+    only_differing,
+    write_manifest,
+)
 from tav_sdk.errors import BundleError, CheckpointError
 from tav_sdk.files import check_new, new_folder, sha256_of
 from tav_sdk.training.run_folder import Run, load_run
@@ -49,10 +59,9 @@ def export_clip(run: Run | str | Path, out: str | Path, *, bundle: str | Path, o
     _check_fits(run, first)
     graph = first.manifest.graphs[UNET]
     tuned = (PurePosixPath(graph.file).parent / TUNED_FILE).as_posix()
-    # The U-Net's reference is a result of the first clip's weights.
-    shared = {
-        path: entry for path, entry in first.manifest.files.items() if path not in (tuned, f"{REFERENCES}/{UNET}.npz")
-    }
+    # The U-Nets' references are results of the first clip's weights.
+    own = (tuned, *(f"{REFERENCES}/{name}.npz" for name in (UNET, WINDOWED_UNET)))
+    shared = {path: entry for path, entry in first.manifest.files.items() if path not in own}
     with new_folder(out, overwrite=overwrite) as folder:
         for path in shared:
             _link(first.path(path), folder / path)

@@ -9,7 +9,7 @@ Dummy inputs, the dynamic axes of the trace, the manifest and the parity check a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,11 +22,14 @@ from tav_sdk.bundle import (
     CONTROLNET,
     DOWN_RESIDUAL,
     MID_RESIDUAL,
+    PAST,
+    PRESENT,
     TEXT_ENCODER,
     TOLERANCES,
     UNET,
     VAE_DECODER,
     VAE_ENCODER,
+    WINDOWED_UNET,
     chunk_lengths,
 )
 from tav_sdk.engines.base import Graph, TensorSpec
@@ -138,12 +141,8 @@ def unet_contract(
     num_tokens: int,
     text_width: int,
     num_timesteps: int,
-    residuals: Sequence[TensorSpec] = (),
 ) -> GraphContract:
-    """Noisy latents, timestep, text states and a ControlNet's residuals to the prediction.
-
-    ``height`` and ``width`` in latents; residuals as of :func:`residual_specs`, none for a graph that takes no control.
-    """
+    """Noisy latents, timestep and text states to the prediction; ``height`` and ``width`` in latents."""
     video = ("batch", channels, num_frames, height, width)
     return GraphContract(
         name=UNET,
@@ -151,11 +150,31 @@ def unet_contract(
             TensorSpec("sample", "float32", video),
             TensorSpec("timestep", "int64", ()),
             TensorSpec("encoder_hidden_states", "float32", ("batch", num_tokens, text_width)),
-            *residuals,
         ),
         outputs=(TensorSpec("out_sample", "float32", video),),
         high={"timestep": num_timesteps},
         axes={"batch": (1, 2)},  # inversion; sampling with guidance
+    )
+
+
+def windowed_unet_contract(unet: GraphContract, past: Mapping[str, Sequence[int]]) -> GraphContract:
+    """The U-Net for a window of a longer video: what was kept of former windows goes in, for the next one comes out.
+
+    Args:
+        unet: the contract of the U-Net for a whole clip, without control.
+        past: shapes without the batch by name, see :func:`~tav_sdk.training.windowed_unet.past_shapes`.
+    """
+
+    def kept(prefix: str) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(f"{prefix}.{name}", "float32", ("batch", *shape)) for name, shape in past.items())
+
+    frames = unet.inputs[0].shape[2]
+    return dataclasses.replace(
+        unet,
+        name=WINDOWED_UNET,
+        inputs=(*unet.inputs, TensorSpec("position", "int64", ()), *kept(PAST)),
+        outputs=(*unet.outputs, *kept(PRESENT)),
+        high={**unet.high, "position": 2 * int(frames)},
     )
 
 

@@ -39,6 +39,8 @@ def export_graph(
     *,
     tuned: Collection[str] = (),
     opset: int = OPSET,
+    file: str = GRAPH_FILE,
+    weights_of: ExportedGraph | None = None,
 ) -> ExportedGraph:
     """Trace ``module`` and write ``folder/model.onnx`` with its weights in external-data files beside it.
 
@@ -51,6 +53,11 @@ def export_graph(
         folder: an existing folder to write into.
         tuned: names of the weights that go to a file of their own.
         opset: version of the ONNX operator set.
+        file: the graph's name in the folder.
+        weights_of: a graph in the folder that has the same weights; its files are used, and none are written.
+
+    Raises:
+        EngineError: the exporter returned nothing, or ``weights_of`` lacks a weight.
     """
     feeds = contract.dummy_feeds()
     args = tuple(torch.from_numpy(array) for array in feeds.values())
@@ -74,13 +81,26 @@ def export_graph(
         initializers = model.graph.initializers
         weights = set(module.state_dict()) & set(initializers)
         _fold_constants(model, weights)
-    frozen = sorted(weights - set(tuned))
-    _externalise(model, frozen, folder, WEIGHTS_FILE)
-    stored = _externalise(model, sorted(weights & set(tuned)), folder, TUNED_FILE)
+    if weights_of is None:
+        _externalise(model, sorted(weights - set(tuned)), folder, WEIGHTS_FILE)
+        stored = _externalise(model, sorted(weights & set(tuned)), folder, TUNED_FILE)
+    else:
+        _share(model, weights, weights_of)
+        stored = weights_of.tuned
     model.graph.inputs.extend(initializers[tensor.name] for tensor in stored)
-    path = folder / GRAPH_FILE
+    path = folder / file
     onnx_ir.save(model, path)
     return ExportedGraph(path, stored)
+
+
+def _share(model: onnx_ir.Model, weights: Collection[str], graph: ExportedGraph) -> None:
+    """Take weights from where another graph in the same folder has them."""
+    others = onnx_ir.load(graph.path).graph.initializers
+    for name in weights:
+        mine, other = model.graph.initializers[name], others.get(name)
+        if other is None or other.shape != mine.shape or other.dtype != mine.dtype:
+            raise EngineError(f"{graph.path} has no weight {name} as this graph needs it: {mine.dtype} {mine.shape}")
+        mine.const_value = other.const_value
 
 
 def _by_parameter(module: nn.Module, shapes: list[Any]) -> tuple[Any, ...]:

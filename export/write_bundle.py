@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 from collections.abc import Collection, Sequence
@@ -14,10 +15,12 @@ from tav_sdk.bundle import (
     FORMAT_VERSION,
     GRAPH_FILE,
     GRAPHS,
+    PAST,
     REFERENCES,
     SCHEDULER,
     TOKENIZER,
     UNET,
+    WINDOWED_FILE,
     GraphEntry,
     Manifest,
     TensorEntry,
@@ -32,8 +35,8 @@ from tav_sdk.export.int8 import quantize
 from tav_sdk.export.parity import check_parity
 from tav_sdk.export.precision import HALF, INT8, graph_precision, kept_islands, to_half
 from tav_sdk.export.quality import QUALITY_TOLERANCES, check_edit_quality
-from tav_sdk.export.reference import evaluate, picture
-from tav_sdk.export.to_onnx import export_graph
+from tav_sdk.export.reference import Reference, evaluate, picture
+from tav_sdk.export.to_onnx import ExportedGraph, export_graph
 from tav_sdk.export.untuned import untuned_weights, write_untuned
 from tav_sdk.files import check_new, new_folder
 from tav_sdk.progress import Callback, StepProgress, report
@@ -41,6 +44,8 @@ from tav_sdk.training.base import BaseModel
 from tav_sdk.training.checkpoint import load_delta
 from tav_sdk.training.inflation import inflate, trainable_parameters
 from tav_sdk.training.run_folder import Run, load_run
+from tav_sdk.training.video_unet import VideoUNet
+from tav_sdk.training.windowed_unet import WindowedUNet, can_continue, past_shapes
 
 
 def export_bundle(
@@ -49,6 +54,7 @@ def export_bundle(
     *,
     precision: str = "fp32",
     control: bool = False,
+    windows: bool = True,
     base: str | Path | None = None,
     loras: Sequence[str | Path] | None = None,
     tokenizer: str | Path | None = None,
@@ -58,7 +64,7 @@ def export_bundle(
     overwrite: bool = False,
     callback: Callback | None = None,
 ) -> Path:
-    """Export a tuned run: four ONNX graphs, each compared with its model, tokenizer, schedule and manifest.
+    """Export a tuned run: ONNX graphs, each compared with its model, tokenizer, schedule and manifest.
 
     One model is in memory at a time. A base that has its own CLIP, as Pocket has, is also asked whether edits in low
     precision are as good as those of the float32 model.
@@ -69,6 +75,9 @@ def export_bundle(
         precision: what the U-Net computes in, ``fp32``, ``fp16``, ``bf16``, or ``int8``, for the CPU; the manifest says
             of every graph what it computes in, and which parts are kept in float32. Inputs and outputs are float32.
         control: let the U-Net take a ControlNet's residuals; costs their addition at each step of every edit.
+        windows: let the bundle go on, window by window, with videos longer than the run's clip: the U-Net is traced a
+            second time, and shares its weights. Has no effect where that cannot be exact; see
+            :func:`~tav_sdk.training.windowed_unet.can_continue`.
         base: the base model, if it is no longer where the run was tuned.
         loras: its LoRAs, ``FILE:SCALE`` in the same order, if they are no longer where they were.
         tokenizer: its tokenizer's folder, if that is no longer where it was.
@@ -99,7 +108,7 @@ def export_bundle(
     config = run.config
     model = BaseModel.of_run(run, base, loras=loras, tokenizer=tokenizer, allow_pickle=allow_pickle)
     with new_folder(out, overwrite=overwrite) as folder:
-        entries = _Exporter(run, model, folder, precision, control, parity, callback).export()
+        entries = _Exporter(run, model, folder, precision, control, windows, parity, callback).export()
         (folder / TOKENIZER).mkdir()
         model.load_tokenizer().save(folder / TOKENIZER)
         (folder / SCHEDULER).parent.mkdir()
@@ -139,12 +148,16 @@ class _Exporter:
         folder: Path,
         precision: str,
         control: bool,
+        windows: bool,
         parity: bool,
         callback: Callback | None,
     ) -> None:
         self.run, self.base, self.folder, self.callback = run, base, folder, callback
         self.precision, self.control, self.parity = precision, control, parity
         self.entries: dict[str, GraphEntry] = {}
+        can = precision != INT8 and can_continue(run.config.inflation, run.config.num_frames)
+        self.windows = windows and can
+        self.count = len(GRAPHS) + self.windows
 
     def export(self) -> dict[str, GraphEntry]:
         """Export and check them one after the other; each gets an input that follows from the one before."""
@@ -191,7 +204,6 @@ class _Exporter:
         contract = graphs.unet_contract(
             channels=int(base.configs["unet"]["in_channels"]),
             **latents,
-            residuals=residuals,
             num_tokens=tokenizer.model_max_length,
             text_width=text_width,
             num_timesteps=base.schedule.num_train_timesteps,
@@ -199,24 +211,38 @@ class _Exporter:
         video = np.repeat(clean[:, :, None], config.num_frames, axis=2) * np.float32(base.scaling_factor)
         noise = np.random.default_rng(0).standard_normal(video.shape, dtype=np.float32)
         timestep = base.schedule.num_train_timesteps // 3  # 333 has no exact bfloat16
+        feeds = {
+            "sample": base.schedule.add_noise(video, noise, timestep),
+            "timestep": np.asarray(timestep),
+            "encoder_hidden_states": states,
+        }
+        windowed = self._windowed(unet, contract, feeds, latents["height"], latents["width"])
         self._export(
             unet,
-            contract,
+            dataclasses.replace(contract, inputs=(*contract.inputs, *residuals)),
             tuned=set(trainable_parameters(unet)),
-            sample=base.schedule.add_noise(video, noise, timestep),
-            timestep=np.asarray(timestep),
-            encoder_hidden_states=states,
+            keep=windowed is not None,
+            **feeds,
             **{spec.name: _small(spec) for spec in residuals},
         )
+        if windowed is not None:
+            self._export_windowed(*windowed)
+            unet.to("meta")
         entry = self.entries[UNET]
         stored = write_untuned(untuned, entry.tuned, self.folder / UNET)
         self.entries[UNET] = entry.model_copy(update={"untuned": stored})
         return self.entries
 
     def _export(
-        self, module: nn.Module, contract: graphs.GraphContract, *, tuned: Collection[str] = (), **feeds: np.ndarray
+        self,
+        module: nn.Module,
+        contract: graphs.GraphContract,
+        *,
+        tuned: Collection[str] = (),
+        keep: bool = False,
+        **feeds: np.ndarray,
     ) -> np.ndarray:
-        """Export one graph; what the float32 module gives for ``feeds``. The module is used up."""
+        """Export one graph; what the float32 module gives for ``feeds``. The module is used up, unless it is kept."""
         reference = evaluate(module, contract, feeds)
         reference.save(self.folder / REFERENCES / f"{contract.name}.npz")
         precision = graph_precision(contract.name, self.precision)
@@ -229,26 +255,66 @@ class _Exporter:
         folder = self.folder / contract.name
         folder.mkdir()
         graph = export_graph(module, contract, folder, tuned=tuned)
-        module.to("meta")  # its memory: from here on the reference is enough
+        if not keep:
+            module.to("meta")  # its memory: from here on the reference is enough
         if precision == INT8:  # torch traces float32
             states = feeds["encoder_hidden_states"]
             kept = quantize(graph.path, contract, self.base.schedule, states, callback=self.callback)
+        self._enter(graph, contract, reference, kept)
+        return reference.outputs[contract.outputs[0].name]
+
+    def _windowed(
+        self, unet: VideoUNet, contract: graphs.GraphContract, feeds: dict[str, np.ndarray], height: int, width: int
+    ) -> tuple[WindowedUNet, graphs.GraphContract, Reference] | None:
+        """The U-Net for windows of a longer video, with what it gives in float32 for the second window, or none."""
+        if not self.windows:
+            return None
+        module, shapes = WindowedUNet(unet, height, width).eval(), past_shapes(unet, height, width)
+        contract = graphs.windowed_unet_contract(contract, shapes)
+        zeros = {f"{PAST}.{name}": np.zeros((1, *shape), np.float32) for name, shape in shapes.items()}
+        first = evaluate(module, contract, {**feeds, "position": np.asarray(0), **zeros})
+        past = dict(zip(zeros, list(first.outputs.values())[1:], strict=True))
+        frames = np.ascontiguousarray(feeds["sample"][:, :, ::-1])
+        second = {**feeds, "sample": frames, "position": np.asarray(unet.num_frames), **past}
+        reference = evaluate(module, contract, second)
+        # The rest is large, and follows from the U-Net's reference: see tav_sdk.verify.
+        output = contract.outputs[0].name
+        Reference({}, {output: reference.outputs[output]}).save(self.folder / REFERENCES / f"{contract.name}.npz")
+        return module, contract, reference
+
+    def _export_windowed(self, module: WindowedUNet, contract: graphs.GraphContract, reference: Reference) -> None:
+        """Export the windowed graph beside the U-Net's, whose weights it uses."""
+        unet = self.entries[UNET]
+        contract = contract.computing_in(unet.precision)
+        folder = self.folder / UNET
+        graph = export_graph(
+            module,
+            contract,
+            folder,
+            file=WINDOWED_FILE,
+            weights_of=ExportedGraph(folder / GRAPH_FILE, unet.tuned),
+        )
+        self._enter(graph, contract, reference, unet.kept)
+
+    def _enter(
+        self, graph: ExportedGraph, contract: graphs.GraphContract, reference: Reference, kept: Sequence[str]
+    ) -> None:
+        """Compare a graph with its model, and note it for the manifest."""
         self.entries[contract.name] = GraphEntry(
-            file=f"{contract.name}/{GRAPH_FILE}",
+            file=graph.path.relative_to(self.folder).as_posix(),
             opset=graphs.OPSET,
             inputs=tuple(TensorEntry(name=s.name, dtype=s.dtype, shape=s.shape) for s in contract.inputs),
             outputs=tuple(TensorEntry(name=s.name, dtype=s.dtype, shape=s.shape) for s in contract.outputs),
             parity_max_abs=check_parity(reference, contract, graph.path) if self.parity else None,
-            precision=precision,  # type: ignore[arg-type]
-            kept=kept,
+            precision=contract.precision,  # type: ignore[arg-type]
+            kept=tuple(kept),
             axes=contract.axes,
             tuned=graph.tuned,
         )
         report(
             self.callback,
-            StepProgress("export", len(self.entries), len(GRAPHS), metrics={"graph": contract.name}),
+            StepProgress("export", len(self.entries), self.count, metrics={"graph": contract.name}),
         )
-        return reference.outputs[contract.outputs[0].name]
 
 
 def _small(spec: TensorSpec) -> np.ndarray:

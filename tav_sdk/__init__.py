@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tav_sdk.video import Video as Video
     from tav_sdk.video import probe as probe
     from tav_sdk.video import read_video as read_video
+    from tav_sdk.video_file import VideoFile as VideoFile
 
 _HOMES = {
     "CancelledError": "errors",
@@ -37,6 +38,7 @@ _HOMES = {
     "StepProgress": "progress",
     "TavError": "errors",
     "Video": "video",
+    "VideoFile": "video_file",
     "available_engines": "engines.select",
     "load": "pipeline",
     "probe": "video",
@@ -50,6 +52,7 @@ __all__ = [
     "StepProgress",
     "TavError",
     "Video",
+    "VideoFile",
     "available_engines",
     "load",
     "probe",

@@ -28,11 +28,17 @@ TOKENIZER = "tokenizer"
 SCHEDULER = "scheduler/scheduler_config.json"
 TEXT_ENCODER, VAE_ENCODER, VAE_DECODER, UNET = "text_encoder", "vae_encoder", "vae_decoder", "unet"
 GRAPHS = (TEXT_ENCODER, VAE_ENCODER, VAE_DECODER, UNET)
+WINDOWED_UNET = "windowed_unet"
+"""The U-Net for a window of a longer video; not in every bundle. It stands beside the U-Net and shares its weights."""
+PAST, PRESENT = "past", "present"
+"""Of its inputs and outputs, with a point and a name: what it keeps of the windows before, and for the next one."""
 CONTROLNET = "controlnet"
 """A graph that no bundle has: it is exported by itself, see :mod:`tav_sdk.controlnet`."""
 DOWN_RESIDUAL, MID_RESIDUAL = "down_block_additional_residual", "mid_block_additional_residual"
 """Inputs of a U-Net that takes a ControlNet's residuals; the former with a number each."""
 GRAPH_FILE = "model.onnx"
+WINDOWED_FILE = "windowed.onnx"
+_GRAPH_FILES = (GRAPH_FILE, WINDOWED_FILE)
 WEIGHTS_FILE = "model.onnx_data"
 """Weights of a graph; of the U-Net, those that tuning leaves alone."""
 TUNED_FILE = "tuned.onnx_data"
@@ -273,12 +279,17 @@ class GraphFolder:
         )
 
     def _key(self, file: str) -> str:
-        """SHA-256 of a graph and of its weights, the clip's own left out."""
+        """SHA-256 of a graph and of its weights, the clip's own and other graphs in the folder left out."""
         folder = PurePosixPath(file).parent.as_posix()
+        left_out = (
+            f"/{TUNED_FILE}",
+            f"/{UNTUNED_FILE}",
+            *(f"/{name}" for name in _GRAPH_FILES if not file.endswith(name)),
+        )
         parts = sorted(
             f"{path} {entry.sha256}"
             for path, entry in self._files.items()
-            if path.startswith(f"{folder}/") and not path.endswith((f"/{TUNED_FILE}", f"/{UNTUNED_FILE}"))
+            if path.startswith(f"{folder}/") and not path.endswith(left_out)
         )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -390,7 +401,7 @@ def check_same_base(mine: Bundle, other: Bundle) -> None:
     for what, here, there in _differences(mine.manifest, other.manifest):
         raise BundleError(f"{other.folder} does not fit {mine.folder}: its {what} is {there}, expected {here}")
     hint = f"export its run with: tav export RUN --bundle {mine.folder} --out BUNDLE"
-    for name in GRAPHS:
+    for name in [name for name in mine.manifest.graphs if name in other.manifest.graphs]:
         if mine.graph(name).key != other.graph(name).key or mine.graph(name).tuned != other.graph(name).tuned:
             raise BundleError(f"{other.folder} does not fit {mine.folder}: its {name} graph is another one; {hint}")
 

@@ -40,7 +40,12 @@ from tav_sdk.files import new_folder, sha256_of, write_text
 
 ROOT_VARIABLE = "TAV_CACHE"
 """Environment variable: the folder of all caches."""
-LIMITS: Mapping[str, int] = {"engines": 20 * 10**9, "inversions": 10**9, "controlnets": 10 * 10**9}
+LIMITS: Mapping[str, int] = {
+    "engines": 20 * 10**9,
+    "inversions": 10**9,
+    "controlnets": 10 * 10**9,
+    "unfinished": 5 * 10**9,
+}
 """Every kind of cache, and how many bytes it may take unless ``TAV_CACHE_SIZE_<KIND>`` says otherwise."""
 ENTRY = "entry.json"
 

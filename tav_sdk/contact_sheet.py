@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tav_sdk.video import Video
 
-__all__ = ["contact_sheet", "frame_sheet"]
+__all__ = ["Excerpt", "contact_sheet", "evenly", "frame_sheet"]
 
 _TILE_WIDTH = 192  # pixels, the widest a frame becomes unless ``scale`` says otherwise
 _SMALL = 96  # pixels; narrower frames are drawn at twice their size
@@ -27,20 +27,35 @@ _LABEL_SIZE, _INDEX_SIZE = 18, 13  # font sizes, pixels
 _MARGIN, _GAP = 16, 6  # pixels around the sheet, and between frames
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Excerpt:
+    """Some frames of a longer clip.
+
+    Attributes:
+        frames: ``(f, h, w, 3)`` uint8 RGB.
+        indices: their places in the clip.
+    """
+
+    frames: NDArray[np.uint8]
+    indices: Sequence[int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Row:
     label: str
     frames: NDArray[np.uint8]  # (f, h, w, 3)
     indices: Sequence[int]  # those shown
+    numbers: Sequence[int]  # below them
 
 
 def contact_sheet(
-    rows: Mapping[str, Video | NDArray[np.uint8]], *, num_columns: int = 8, scale: float | None = None
+    rows: Mapping[str, Video | Excerpt | NDArray[np.uint8]], *, num_columns: int = 8, scale: float | None = None
 ) -> NDArray[np.uint8]:
     """Draw one row for each clip, such as a source and its edits: label above, frames left to right, index below each.
 
     Args:
-        rows: label to clip, ``(f, h, w, 3)`` uint8 RGB; long labels are wrapped, an empty one takes no room.
+        rows: label to clip, ``(f, h, w, 3)`` uint8 RGB, or to some frames of one; long labels are wrapped, an empty one
+            takes no room.
         num_columns: frames in a row. Of a longer clip this many are shown, evenly chosen, first and last included.
         scale: drawn size over frame size; ``None`` draws frames at their size, but no wider than 192 pixels, and
             twice as large where they are narrower than 96.
@@ -57,7 +72,9 @@ def contact_sheet(
     drawn: list[_Row] = []
     for label, clip in rows.items():
         frames = _frames_of(clip)
-        drawn.append(_Row(label=str(label), frames=frames, indices=_evenly(len(frames), num_columns)))
+        indices = evenly(len(frames), num_columns)
+        numbers = [clip.indices[index] for index in indices] if isinstance(clip, Excerpt) else indices
+        drawn.append(_Row(label=str(label), frames=frames, indices=indices, numbers=numbers))
     return _draw(drawn, scale)
 
 
@@ -70,11 +87,9 @@ def frame_sheet(
     """
     _check_columns(num_columns)
     frames = _frames_of(clip)
-    indices = _evenly(len(frames), _MAX_FRAMES)
-    rows = [
-        _Row(label="", frames=frames, indices=indices[first : first + num_columns])
-        for first in range(0, len(indices), num_columns)
-    ]
+    indices = evenly(len(frames), _MAX_FRAMES)
+    lines = [indices[first : first + num_columns] for first in range(0, len(indices), num_columns)]
+    rows = [_Row(label="", frames=frames, indices=line, numbers=line) for line in lines]
     return _draw(rows, scale)
 
 
@@ -87,7 +102,8 @@ def _frames_of(clip: Any) -> NDArray[np.uint8]:
     return check_frames(getattr(clip, "frames", clip))
 
 
-def _evenly(num_frames: int, most: int) -> list[int]:
+def evenly(num_frames: int, most: int) -> list[int]:
+    """At most so many places in a clip, evenly chosen, first and last included."""
     if num_frames <= most:
         return list(range(num_frames))
     if most == 1:
@@ -118,13 +134,13 @@ def _draw(rows: Sequence[_Row], scale: float | None) -> NDArray[np.uint8]:
         for line in lines:
             draw.text((_MARGIN, y), line, fill=_INK, font=label_font)
             y += label_line
-        for place, index in enumerate(row.indices):
+        for place, (index, number) in enumerate(zip(row.indices, row.numbers, strict=True)):
             x = _MARGIN + place * (column + _GAP) + (column - width) // 2
             tile = Image.fromarray(np.ascontiguousarray(row.frames[index]))
             if tile.size != (width, height):
                 tile = tile.resize((width, height), Image.Resampling.LANCZOS)
             sheet.paste(tile, (x, y))
-            draw.text((x + width // 2, y + height + 4), str(index), fill=_FAINT_INK, font=index_font, anchor="ma")
+            draw.text((x + width // 2, y + height + 4), str(number), fill=_FAINT_INK, font=index_font, anchor="ma")
         top += row_height + _GAP
     return np.asarray(sheet).copy()
 

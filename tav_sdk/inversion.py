@@ -65,6 +65,8 @@ def ddim_invert(
     schedule: DDIMSchedule,
     num_inference_steps: int,
     callback: Callback | None = None,
+    *,
+    done: int = 0,
 ) -> np.ndarray:
     """Run the deterministic DDIM process backwards, from clean latents to noise.
 
@@ -78,6 +80,7 @@ def ddim_invert(
         schedule: the base model's schedule.
         num_inference_steps: number of U-Net evaluations, in [1, T].
         callback: called after every step with a :class:`~tav_sdk.progress.StepProgress`; ``False`` cancels.
+        done: steps of an interrupted call, after which ``latents`` are.
 
     Returns:
         Latents ``(b, c, f, h, w)`` float32 at the noise level where sampling with as many steps starts.
@@ -88,7 +91,7 @@ def ddim_invert(
     """
     latents = np.asarray(latents, dtype=np.float32)
     timesteps = schedule.inversion_timesteps(num_inference_steps)
-    for index, timestep in enumerate(timesteps):
+    for index, timestep in enumerate(timesteps[done:], start=done):
         noise_pred = unet(latents, np.asarray(timestep), encoder_hidden_states)
         latents = schedule.inverse_step(noise_pred, timestep, latents, num_inference_steps)
         report(callback, StepProgress("inversion", index + 1, len(timesteps), int(timestep), latents))

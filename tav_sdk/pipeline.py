@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tav_sdk.adapter import check_adapter_scale
 from tav_sdk.bundle import (
-    GRAPHS,
     TEXT_ENCODER,
     TOKENIZER,
     TUNED_FILE,
     UNET,
-    VAE_CHUNK,
-    VAE_DECODER,
     VAE_ENCODER,
+    WINDOWED_UNET,
     Bundle,
-    Manifest,
-    check_same_base,
 )
 from tav_sdk.cache import cache_key
-from tav_sdk.controlnet import Control, no_residuals
-from tav_sdk.engines.base import Engine, TensorSpec
-from tav_sdk.engines.select import choose_engine
-from tav_sdk.engines.shared import SharedEngine
-from tav_sdk.errors import InputError
-from tav_sdk.frames import to_frames, to_pixels
+from tav_sdk.controlnet import Control
+from tav_sdk.engines.base import Engine
+from tav_sdk.errors import BundleError, InputError
 from tav_sdk.inversion import (
     Correction,
     Inversion,
@@ -40,14 +35,18 @@ from tav_sdk.inversion import (
     multistep_invert,
 )
 from tav_sdk.inversion_cache import InversionCache, InversionFacts
+from tav_sdk.models import BundleModels, draw_noise
 from tav_sdk.progress import Callback, StepProgress, UNet, report
 from tav_sdk.sampling import ddim_sample
-from tav_sdk.schedule import DDIMSchedule
-from tav_sdk.text import Tokenizer
-from tav_sdk.video import Video
+from tav_sdk.unfinished import Unfinished
+from tav_sdk.video import Clip, Video
+from tav_sdk.windows import MEMORY_BYTES, stream_windows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
-class Pipeline:
+class Pipeline(BundleModels):
     """Inverts and edits clips with one bundle; made by :func:`tav_sdk.load`.
 
     Same seed, same clip and same prompt give the same video on the same engine. Engines open when first used;
@@ -83,96 +82,12 @@ class Pipeline:
         cache: bool = True,
         adapter_scale: float = 1.0,
     ) -> None:
-        self._given = dict(engines or {})
-        for graph, given in self._given.items():
-            _check_engine(graph, given, bundle.manifest)
-        if self._given.keys() == set(GRAPHS):
-            self.engine = ", ".join(sorted({given.backend for given in self._given.values()}))
-            self.why = "as given"
-        else:
-            self.engine, self.why = choose_engine(
-                engine, [bundle.graph(name) for name in GRAPHS if name not in self._given]
-            )
-        self.manifest: Manifest = bundle.manifest
-        self.schedule: DDIMSchedule = bundle.schedule
-        self._bundle = bundle
-        self.adapter_scale = adapter_scale
-        self._tokenizer = Tokenizer.from_folder(bundle.folder / TOKENIZER)
-        self._engines: dict[str, SharedEngine] = {}
+        super().__init__(bundle, engine=engine, engines=engines, adapter_scale=adapter_scale)
         self._inversions = InversionCache() if cache else None
-
-    def __repr__(self) -> str:
-        m = self.manifest
-        return (
-            f"Pipeline({str(self._bundle.folder)!r}, engine={self.engine!r}, precision={m.precision!r}, "
-            f"num_frames={m.num_frames}, height={m.height}, width={m.width})"
-        )
-
-    def __enter__(self) -> Pipeline:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release the engines that the pipeline opened; they open again when next used."""
-        while self._engines:
-            self._engines.popitem()[1].close()
-
-    @property
-    def adapter_scale(self) -> float:
-        """How much of the tuning is used, as in :func:`load`; it may be set, and costs no new engine.
-
-        Raises:
-            InputError: it is out of range, or not 1 with a U-Net's engine that was given to the pipeline.
-            BundleError: the bundle does not hold what a scale other than 1 needs.
-        """
-        return self._adapter_scale
-
-    @adapter_scale.setter
-    def adapter_scale(self, scale: float) -> None:
-        scale = check_adapter_scale(scale)
-        if scale != 1 and UNET in self._given:
-            raise InputError(
-                f"the pipeline was given its unet engine, whose weights are fixed: adapter_scale must be 1, got {scale}"
-            )
-        self._weights = self._bundle.weights(scale)
-        self._adapter_scale = scale
-
-    @property
-    def bundle(self) -> Bundle:
-        """The bundle whose weights are in use."""
-        return self._bundle
-
-    def swap(self, bundle: str | Path | Bundle, *, verify: bool = True) -> None:
-        """Go on with another clip's tuned weights on the same engines.
-
-        The other bundle has the same base, options and size: best one that was exported with ``tav export RUN --bundle
-        THIS``. Swapping back gives bit-identical results. The adapter scale stays. After an error the pipeline is as
-        it was.
-
-        Args:
-            bundle: the other clip's bundle.
-            verify: compare the hash of every file with the manifest, as in :func:`load`.
-
-        Raises:
-            BundleError: it is damaged, or does not fit the engines; says what differs.
-            InputError: the pipeline runs on engines that were given to it, whose weights are theirs.
-        """
-        if UNET in self._given:
-            raise InputError("the pipeline was given its unet engine, whose weights are fixed; make another pipeline")
-        other = bundle if isinstance(bundle, Bundle) else Bundle(bundle, verify=verify)
-        check_same_base(self._bundle, other)
-        weights = other.weights(self.adapter_scale)
-        self._bundle, self._weights, self.manifest = other, weights, other.manifest
-
-    # -- the main job --------------------------------------------------------------------------------------------
 
     def invert(
         self,
-        clip: Video,
+        clip: Clip,
         *,
         prompt: str | None = None,
         num_inversion_steps: int | None = None,
@@ -185,7 +100,10 @@ class Pipeline:
         """DDIM inversion of a clip (paper, section 4.3); one that was made before comes from the cache.
 
         Args:
-            clip: as many frames, and as high and wide, as the bundle takes.
+            clip: a :class:`~tav_sdk.Video`, or a :class:`~tav_sdk.VideoFile`, which is not held in memory; as high and
+                wide as the bundle takes. One that is longer than the bundle's clips goes window by window: with the
+                same result as in one pass if the pipeline :attr:`continues`, and then a shorter one is taken, too;
+                otherwise by blended windows. A long inversion that was interrupted goes on where it stopped.
             prompt: what to invert with; by default what the base does best with (:attr:`Manifest.invert_with`): the
                 empty prompt as in the released code, or the tuned clip's caption; the caption if ``correction`` is
                 ``negative-prompt``.
@@ -228,7 +146,7 @@ class Pipeline:
                 f"says what the clip shows, got {prompt!r}"
             )
         self._check_clip(clip)
-        unet = self._controlled(control)
+        unet = self._unet_over(clip.num_frames, control, callback, ("inversion", num_inversion_steps))
         facts = self._inversion_facts(clip, prompt, num_inversion_steps, seed, correction, control, start_timestep)
         if self._inversions and facts and (kept := self._inversions.find(facts, fps=clip.fps)):
             steps = num_inversion_steps
@@ -245,10 +163,18 @@ class Pipeline:
 
         if fast:
             latents = multistep_invert(unet, source, states, self.schedule, num_inversion_steps, usual, record)
-        else:
+        elif correction == "direct":
             latents = ddim_invert(unet, source, states, self.schedule, num_inversion_steps, record)
+        else:
+            given = None if facts is None else {"stage": "inversion", **facts.to_dict()}
+            with self._resumed(given, source) as (done, start, keep):
+                _report_resumed(callback, "inversion", done, num_inversion_steps)
+                latents = ddim_invert(
+                    unet, start, states, self.schedule, num_inversion_steps, keep(callback), done=done
+                )
         offsets = None
         if correction == "direct":
+            unet = self._unet_over(clip.num_frames, control, callback, ("correction", num_inversion_steps))
             offsets = direct_offsets(unet, np.stack(trajectory), states, self.schedule, callback)
         inversion = Inversion(
             latents=latents,
@@ -298,6 +224,33 @@ class Pipeline:
             EngineError: an engine failed.
             CancelledError: the callback returned ``False``.
         """
+        frames = self.edit_frames(
+            prompt,
+            inversion,
+            negative_prompt=negative_prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            control=control,
+            callback=callback,
+        )
+        return Video(frames=np.concatenate(list(frames)), fps=inversion.fps)
+
+    def edit_frames(
+        self,
+        prompt: str,
+        inversion: Inversion,
+        *,
+        negative_prompt: str = "",
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        control: Control | None = None,
+        callback: Callback | None = None,
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Like :meth:`edit`, but the video comes in parts ``(f, h, w, 3)`` uint8 RGB, as they are decoded.
+
+        So no more than a few of its frames are in memory. Sampling begins when the first part is asked for; a long one
+        that was interrupted goes on where it stopped.
+        """
         if inversion.correction == "negative-prompt":
             if negative_prompt:
                 raise InputError(
@@ -310,11 +263,10 @@ class Pipeline:
                 num_inference_steps = inversion.num_inversion_steps
             elif inversion.start_timestep is not None:
                 num_inference_steps = fast_steps(self.manifest.num_inference_steps)[1]
-        return self._sample(
+        clean = self._sample(
             prompt,
             negative_prompt,
             inversion.latents,
-            inversion.fps,
             num_inference_steps,
             guidance_scale,
             callback,
@@ -322,11 +274,88 @@ class Pipeline:
             control,
             inversion.start_timestep,
         )
+        yield from self.decode_frames(clean, callback=callback)
+
+    def stream(
+        self,
+        prompt: str,
+        clip: Clip,
+        *,
+        negative_prompt: str = "",
+        inversion_prompt: str | None = None,
+        num_inversion_steps: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | None = None,
+        max_bytes: int = MEMORY_BYTES,
+        callback: Callback | None = None,
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Invert and edit a clip of any length window by window, so that its first frames are done before its last.
+
+        The frames are those of :meth:`invert` and :meth:`edit`. For every timestep of both it keeps what the next
+        window needs of the one before; nothing is kept in the cache.
+
+        Args:
+            prompt: what the video is to show.
+            clip: as in :meth:`invert`.
+            negative_prompt: what it is not to show.
+            inversion_prompt: as ``prompt`` of :meth:`invert`.
+            num_inversion_steps: as in :meth:`invert`.
+            num_inference_steps: as in :meth:`edit`.
+            guidance_scale: as in :meth:`edit`.
+            seed: as in :meth:`invert`.
+            max_bytes: of memory, each, for what is kept of inversion and of sampling; the rest goes to temporary files.
+            callback: called after each step, as in both, with the ``window``, from 1, of ``windows`` in its metrics;
+                ``False`` cancels.
+
+        Returns:
+            The frames in parts ``(f, h, w, 3)`` uint8 RGB, as they are decoded: those of a window, before the next one
+            is read.
+
+        Raises:
+            BundleError: the bundle's frames depend on later ones, or it was exported before it could continue.
+            InputError: as in :meth:`invert` and :meth:`edit`; now, not when the first frames are asked for.
+        """
+        if not self.continues:
+            raise BundleError(
+                f"the bundle {self._bundle.folder} cannot be streamed: {self.why_not_continued}; edit the clip "
+                "without streaming"
+            )
+        self._check_clip(clip)
+        usual, total = self.manifest.num_inference_steps, self.schedule.num_train_timesteps
+        inverting, sampling = (usual if n is None else n for n in (num_inversion_steps, num_inference_steps))
+        for name, steps in (("num_inversion_steps", inverting), ("num_inference_steps", sampling)):
+            if not 1 <= steps <= total:
+                raise InputError(f"{name} must be between 1 and {total}, got {steps}")
+        if inversion_prompt is None:
+            inversion_prompt = self.manifest.prompt if self.manifest.invert_with == "caption" else ""
+        scale = self._guidance(guidance_scale)
+        states = [self.encode_prompt(words) for words in (inversion_prompt, prompt, negative_prompt)]
+        graph, schedule = self._window_graph(), self.schedule
+        window, num_windows = 0, -(-clip.num_frames // graph.num_frames)
+
+        def seen(step: StepProgress) -> bool | None:
+            metrics = {"window": window, "windows": num_windows}
+            return None if callback is None else callback(dataclasses.replace(step, metrics=metrics))
+
+        def invert(unet: UNet, source: np.ndarray) -> np.ndarray:
+            nonlocal window
+            window += 1
+            return ddim_invert(unet, source, states[0], schedule, inverting, seen)
+
+        def sample(unet: UNet, latents: np.ndarray) -> np.ndarray:
+            return ddim_sample(unet, latents, states[1], states[2], schedule, sampling, scale, seen)
+
+        windows = stream_windows(
+            graph, self._latents(clip, graph.num_frames, seed), invert, sample, max_bytes=max_bytes
+        )
+        return (frames for clean in windows for frames in self.decode_frames(clean))
 
     def generate(
         self,
         prompt: str,
         *,
+        num_frames: int | None = None,
         seed: int = 0,
         negative_prompt: str = "",
         num_inference_steps: int | None = None,
@@ -338,72 +367,52 @@ class Pipeline:
         """Sample a video for ``prompt`` from noise, with the tuned clip's motion but not its layout.
 
         Args:
+            num_frames: of the video, by default the bundle's; other numbers as in :meth:`invert`.
             seed: of the noise, at least 0.
             fps: frame rate of the result; by default the tuned clip's.
 
         The other arguments and the errors are those of :meth:`edit`.
         """
-        noise = _noise(self.manifest.latents_shape, seed)
         rate = float(self.manifest.provenance["clip"]["fps"]) if fps is None else fps
-        return self._sample(
+        frames = self.generate_frames(
             prompt,
-            negative_prompt,
-            noise,
-            rate,
-            num_inference_steps,
-            guidance_scale,
-            callback,
+            num_frames=num_frames,
+            seed=seed,
+            negative_prompt=negative_prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
             control=control,
+            callback=callback,
         )
+        return Video(frames=np.concatenate(list(frames)), fps=rate)
 
-    # -- its parts -----------------------------------------------------------------------------------------------
-
-    def encode(self, clip: Video, *, seed: int | None = None, callback: Callback | None = None) -> np.ndarray:
-        """A clip's latents times the scaling factor: ``(1, c, f, h / s, w / s)`` float32; see :meth:`invert`."""
-        self._check_clip(clip)
-        pixels, parts = to_pixels(clip.frames), []
-        starts = range(0, len(pixels), VAE_CHUNK)
-        for index, start in enumerate(starts):
-            outputs = self._run(VAE_ENCODER, sample=pixels[start : start + VAE_CHUNK])
-            parts.append(outputs["latent_parameters"])
-            report(callback, StepProgress("encode", index + 1, len(starts)))
-        mean, log_variance = np.split(np.concatenate(parts), 2, axis=1)  # (f, c, h, w)
-        if seed is not None:
-            # diffusers' bounds of the log-variance
-            mean = mean + np.exp(0.5 * np.clip(log_variance, -30.0, 20.0)) * _noise(mean.shape, seed)
-        return np.ascontiguousarray((mean * self.manifest.scaling_factor).swapaxes(0, 1)[None])
-
-    def decode(self, latents: np.ndarray, *, fps: float, callback: Callback | None = None) -> Video:
-        """The video that clean latents ``(1, c, f, h / s, w / s)`` stand for; see :meth:`edit`."""
-        frames = latents[0].swapaxes(0, 1) / self.manifest.scaling_factor  # (f, c, h, w)
-        starts, parts = range(0, len(frames), VAE_CHUNK), []
-        for index, start in enumerate(starts):
-            outputs = self._run(VAE_DECODER, latent_sample=frames[start : start + VAE_CHUNK])
-            parts.append(to_frames(outputs["sample"]))
-            report(callback, StepProgress("decode", index + 1, len(starts)))
-        return Video(frames=np.concatenate(parts), fps=fps)
-
-    def encode_prompt(self, prompt: str) -> np.ndarray:
-        """Text states of a prompt, ``(1, s, d)`` float32; a prompt that is too long is cut with a warning."""
-        return self._run(TEXT_ENCODER, input_ids=self._tokenizer(prompt))["last_hidden_state"]
-
-    def _check_clip(self, clip: Video) -> None:
-        if not isinstance(clip, Video):
-            raise InputError(
-                f"a clip must be a tav_sdk.Video, got {type(clip).__name__}; wrap frames: Video(frames=, fps=)"
-            )
-        want = (self.manifest.num_frames, self.manifest.height, self.manifest.width)
-        got = (clip.num_frames, clip.height, clip.width)
-        if got != want:
-            raise InputError(
-                f"the bundle takes clips of {want[0]} frames of {want[1]}x{want[2]} pixels (height x width), got "
-                f"{got[0]} frames of {got[1]}x{got[2]}; read the clip with num_frames={want[0]}, size={want[1:]}, or "
-                "tune and export at the clip's size"
-            )
+    def generate_frames(
+        self,
+        prompt: str,
+        *,
+        num_frames: int | None = None,
+        seed: int = 0,
+        negative_prompt: str = "",
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        control: Control | None = None,
+        callback: Callback | None = None,
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Like :meth:`generate`, but the video comes in parts, as in :meth:`edit_frames`."""
+        one, c, f, h, w = self.manifest.latents_shape
+        if num_frames is None:
+            num_frames = f
+        if num_frames < 1:
+            raise InputError(f"num_frames must be at least 1, got {num_frames}")
+        noise = draw_noise((one, c, num_frames, h, w), seed)
+        clean = self._sample(
+            prompt, negative_prompt, noise, num_inference_steps, guidance_scale, callback, control=control
+        )
+        yield from self.decode_frames(clean, callback=callback)
 
     def _inversion_facts(
         self,
-        clip: Video,
+        clip: Clip,
         prompt: str,
         num_steps: int,
         seed: int | None,
@@ -412,7 +421,8 @@ class Pipeline:
         start_timestep: int | None,
     ) -> InversionFacts | None:
         """What an inversion follows from; ``None`` where an engine was given, of whose weights nothing is known."""
-        graphs = (TEXT_ENCODER, VAE_ENCODER, UNET)
+        unet = WINDOWED_UNET if self.continues and clip.num_frames != self.manifest.num_frames else UNET
+        graphs = (TEXT_ENCODER, VAE_ENCODER, unet)
         if not self._given.keys().isdisjoint(graphs):
             return None
         files = {path: entry.sha256 for path, entry in self.manifest.files.items()}
@@ -439,85 +449,79 @@ class Pipeline:
         prompt: str,
         negative_prompt: str,
         latents: np.ndarray,
-        fps: float,
         num_inference_steps: int | None,
         guidance_scale: float | None,
         callback: Callback | None,
         offsets: np.ndarray | None = None,
         control: Control | None = None,
         start_timestep: int | None = None,
-    ) -> Video:
-        unet = self._controlled(control)
+    ) -> np.ndarray:
+        """Clean latents."""
+        num_frames = latents.shape[2]
         if num_inference_steps is None:
             num_inference_steps = self.manifest.num_inference_steps
-        if guidance_scale is None:
-            guidance_scale = self.manifest.guidance_scale
-        if not math.isfinite(guidance_scale):
-            raise InputError(f"guidance_scale must be a finite number, got {guidance_scale}")
+        unet = self._unet_over(num_frames, control, callback, ("sampling", num_inference_steps))
+        scale = self._guidance(guidance_scale)
         states = self.encode_prompt(prompt)
-        negative = self.encode_prompt(negative_prompt) if guidance_scale > 1 else None
-        clean = ddim_sample(
-            unet,
-            latents,
-            states,
-            negative,
-            self.schedule,
-            num_inference_steps,
-            float(guidance_scale),
-            callback,
-            offsets=offsets,
-            start_timestep=start_timestep,
-        )
-        return self.decode(clean, fps=fps, callback=callback)
-
-    def _controlled(self, control: Control | None) -> UNet:
-        """The U-Net as the loops take it."""
-        if control is None:
-            return self._unet
-        control.controlnet.check_fits(self._bundle)
-        return control.of(self._unet)
-
-    def _unet(
-        self,
-        sample: np.ndarray,
-        timestep: np.ndarray,
-        encoder_hidden_states: np.ndarray,
-        residuals: Mapping[str, np.ndarray] | None = None,
-    ) -> np.ndarray:
-        if residuals is None:
-            residuals = no_residuals(self._bundle.residuals, len(sample))
-        inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": encoder_hidden_states}
-        return self._run(UNET, **inputs, **residuals)["out_sample"]
-
-    def _run(self, graph: str, **feeds: np.ndarray) -> dict[str, np.ndarray]:
-        if graph in self._given:
-            return self._given[graph].run(feeds)
-        if graph not in self._engines:
-            self._engines[graph] = SharedEngine(self._bundle.graph(graph), self.engine)
-        return self._engines[graph].engine.run(feeds, self._weights if graph == UNET else None)
-
-
-def _noise(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    if seed < 0:
-        raise InputError(f"seed must not be negative, got {seed}")
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-
-
-def _check_engine(graph: str, engine: Engine, manifest: Manifest) -> None:
-    if graph not in GRAPHS:
-        raise InputError(f"engines: a bundle has no {graph!r} graph; its graphs are {', '.join(GRAPHS)}")
-    entry = manifest.graphs[graph]
-    for kind, entries, got in (("inputs", entry.inputs, engine.inputs), ("outputs", entry.outputs, engine.outputs)):
-        want = tuple(tensor.spec for tensor in entries)
-        if got != want:
-            raise InputError(
-                f"engines: the {graph} engine fits another bundle: expected the {kind} {_listed(want)}, got "
-                f"{_listed(got)}; make it with the specs of manifest.graphs[{graph!r}]"
+        negative = self.encode_prompt(negative_prompt) if scale > 1 else None
+        facts = None
+        if num_frames != self.manifest.num_frames and self._given.keys().isdisjoint((UNET, WINDOWED_UNET)):
+            facts = {
+                "stage": "sampling",
+                "prompt": prompt,
+                "inputs": [hashlib.sha256(array.tobytes()).hexdigest() for array in (latents, states)],
+                "negative": None if negative is None else hashlib.sha256(negative.tobytes()).hexdigest(),
+                "offsets": None if offsets is None else hashlib.sha256(offsets.tobytes()).hexdigest(),
+                "unet": str(self._bundle.graph(WINDOWED_UNET if self.continues else UNET).key),
+                "weights": None if self._weights is None else self._weights.key,
+                "schedule": self.schedule.to_config(),
+                "steps": num_inference_steps,
+                "start_timestep": start_timestep,
+                "guidance_scale": scale,
+                "engine": self.engine,
+            }
+        with self._resumed(facts, latents) as (done, start, keep):
+            _report_resumed(callback, "sampling", done, num_inference_steps)
+            return ddim_sample(
+                unet,
+                start,
+                states,
+                negative,
+                self.schedule,
+                num_inference_steps,
+                scale,
+                keep(callback),
+                offsets=offsets,
+                start_timestep=start_timestep,
+                done=done,
             )
 
+    def _guidance(self, scale: float | None) -> float:
+        """The guidance scale that was given, checked, or the base's."""
+        scale = self.manifest.guidance_scale if scale is None else scale
+        if not math.isfinite(scale):
+            raise InputError(f"guidance_scale must be a finite number, got {scale}")
+        return float(scale)
 
-def _listed(specs: Sequence[TensorSpec]) -> str:
-    return ", ".join(f"{spec.name} {spec}" for spec in specs)
+    @contextlib.contextmanager
+    def _resumed(
+        self, facts: Mapping[str, Any] | None, latents: np.ndarray
+    ) -> Iterator[tuple[int, np.ndarray, Callable[[Callback | None], Callback | None]]]:
+        """A loop over a long video that goes on where an interrupted one stopped: its steps done, the latents then, and
+        what makes its callback keep them.
+        """
+        if facts is None or self._inversions is None or latents.shape[2] == self.manifest.num_frames:
+            yield 0, latents, lambda callback: callback
+            return
+        unfinished = Unfinished(facts)
+        done, start = unfinished.find() or (0, latents)
+        yield done, start, unfinished.keeping
+        unfinished.finish()
+
+
+def _report_resumed(callback: Callback | None, stage: str, done: int, total: int) -> None:
+    if done:
+        report(callback, StepProgress(stage, done, total, metrics={"from": "an interrupted one"}))
 
 
 def load(

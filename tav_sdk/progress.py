@@ -19,8 +19,8 @@ class StepProgress:
     """One finished step of a long operation.
 
     Attributes:
-        stage: what is running: ``encode``, ``inversion``, ``correction``, ``sampling``, ``decode``, ``tune``,
-            ``export``, ``calibration``, ``quality``.
+        stage: what is running: ``encode``, ``inversion``, ``correction``, ``sampling``, ``windows`` (of one
+            step over a long video), ``decode``, ``tune``, ``export``, ``calibration``, ``quality``.
         step: steps done, from 1.
         total: steps of this stage.
         timestep: the diffusion timestep of this step, where there is one.

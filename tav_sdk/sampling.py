@@ -21,6 +21,7 @@ def ddim_sample(
     *,
     offsets: np.ndarray | None = None,
     start_timestep: int | None = None,
+    done: int = 0,
 ) -> np.ndarray:
     """Run the deterministic DDIM process (eta 0) from noise to clean latents.
 
@@ -42,6 +43,7 @@ def ddim_sample(
             :func:`~tav_sdk.inversion.direct_offsets`.
         start_timestep: where ``latents`` are, if not at the first timestep of ``num_inference_steps``; steps are then
             even from there.
+        done: steps of an interrupted call, after which ``latents`` are.
 
     Returns:
         Clean latents ``(b, c, f, h, w)`` float32, still times the VAE's scaling factor.
@@ -66,7 +68,7 @@ def ddim_sample(
             f"num_inference_steps must be {len(offsets)}, as many as the clip was inverted with, got {len(timesteps)}: "
             "the direct correction has an offset for each step of its inversion"
         )
-    for index, timestep in enumerate(timesteps):
+    for index, timestep in enumerate(timesteps[done:], start=done):
         if guided:
             both = unet(np.concatenate([latents, latents]), np.asarray(timestep), states)  # (2 b, c, f, h, w)
             uncond, cond = np.split(both, 2)

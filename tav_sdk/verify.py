@@ -11,12 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tav_sdk.bundle import GRAPHS, REFERENCES, TEXT_ENCODER, TOLERANCES, UNET, Bundle
+from tav_sdk.bundle import GRAPHS, REFERENCES, TEXT_ENCODER, TOLERANCES, UNET, WINDOWED_UNET, Bundle
 from tav_sdk.engines.base import Engine, Graph, Weights
 from tav_sdk.engines.select import choose_engine, open_engine
 from tav_sdk.errors import BundleError, EngineError, NonFiniteOutputError
+from tav_sdk.windows import WindowGraph
 
 CPU = "onnxruntime-cpu"
+_OF_A_VIDEO = ("sample", "timestep", "encoder_hidden_states")
+"""What the windowed U-Net's check starts from; its other inputs follow, see :func:`_second_window`."""
 MODEL, SAME_GRAPH, NOTHING = "the float32 model", f"the same graph on {CPU}", "nothing"
 """What a graph's output can be compared with."""
 
@@ -55,6 +58,8 @@ class GraphCheck:
 def verify(bundle: str | Path | Bundle, engine: str = "auto") -> list[GraphCheck]:
     """Compare the hash of every file with the manifest, then every graph with its reference.
 
+    Of the windowed U-Net the second window of a video is compared, whose past the engine makes itself.
+
     The tolerance is the precision's, of :data:`~tav_sdk.bundle.TOLERANCES`; for a float32 graph on a GPU float16's,
     since engines may multiply float32 there in TF32, which has float16's mantissa.
 
@@ -76,12 +81,15 @@ def verify(bundle: str | Path | Bundle, engine: str = "auto") -> list[GraphCheck
             "graphs with; its files are as the manifest says. Export it again with this version"
         )
     chosen = choose_engine(engine, [bundle.graph(name) for name in GRAPHS])[0]
-    return [_check(bundle, name, chosen) for name in GRAPHS]
+    return [_check(bundle, name, chosen) for name in bundle.manifest.graphs]
 
 
 def _check(bundle: Bundle, name: str, engine: str) -> GraphCheck:
-    graph, weights = bundle.graph(name), bundle.weights() if name == UNET else None
+    graph, weights = bundle.graph(name), bundle.weights() if name in (UNET, WINDOWED_UNET) else None
     reference, against = _read_reference(bundle, name), MODEL
+    if name == WINDOWED_UNET and reference:
+        inputs = _read_reference(bundle, UNET)  # its own has none; without them it says nothing
+        reference = {**inputs, **reference} if inputs else {}
     expected = {spec.name: reference[spec.name] for spec in graph.outputs if spec.name in reference}
     feeds = {spec.name: reference[spec.name] for spec in graph.inputs if spec.name in reference}
     if not expected:
@@ -92,7 +100,7 @@ def _check(bundle: Bundle, name: str, engine: str) -> GraphCheck:
             expected = {}
         against = SAME_GRAPH if expected else NOTHING
     results = _run(graph, engine, _lengthened(graph, feeds), weights)
-    (output,) = graph.outputs
+    output = graph.outputs[0]
     result = results[output.name]
     non_finite = int(result.size - np.isfinite(result).sum())
     tolerance = TOLERANCES[graph.precision]
@@ -117,7 +125,20 @@ def _check(bundle: Bundle, name: str, engine: str) -> GraphCheck:
 
 def _run(graph: Graph, engine: str, feeds: dict[str, np.ndarray], weights: Weights | None) -> dict[str, np.ndarray]:
     with open_engine(graph, engine=engine) as opened:
+        if graph.name == WINDOWED_UNET:
+            return _second_window(opened, feeds, weights)
         return _results(opened, feeds, weights)
+
+
+def _second_window(engine: Engine, feeds: dict[str, np.ndarray], weights: Weights | None) -> dict[str, np.ndarray]:
+    """A video of twice a window's frames, there and back; what the second window gives."""
+    graph = WindowGraph(lambda inputs: _results(engine, dict(inputs), weights), engine.inputs)
+    video = np.concatenate([feeds["sample"], feeds["sample"][:, :, ::-1]], axis=2)
+    past, result = graph.nothing(len(video)), feeds["sample"]
+    for position in (0, graph.num_frames):
+        window = video[:, :, position : position + graph.num_frames]
+        result, past = graph(window, feeds["timestep"], feeds["encoder_hidden_states"], position, past)
+    return {engine.outputs[0].name: result}
 
 
 def _results(engine: Engine, feeds: dict[str, np.ndarray], weights: Weights | None) -> dict[str, np.ndarray]:
@@ -144,6 +165,8 @@ def _lengthened(graph: Graph, feeds: dict[str, np.ndarray]) -> dict[str, np.ndar
     """Repeat a reference's inputs along dynamic axes where a built engine takes no axis that is 1 long."""
     longer = {}
     for spec in graph.inputs:
+        if spec.name not in feeds:
+            continue
         array = feeds[spec.name]
         for place, axis in enumerate(spec.shape):
             lengths = graph.axes.get(axis, ()) if isinstance(axis, str) else ()
@@ -159,6 +182,8 @@ def _made_feeds(bundle: Bundle, graph: Graph) -> dict[str, np.ndarray]:
     known = _read_reference(bundle, TEXT_ENCODER)
     feeds: dict[str, np.ndarray] = {}
     for spec in graph.inputs:
+        if graph.name == WINDOWED_UNET and spec.name not in _OF_A_VIDEO:
+            continue
         shape = tuple(1 if isinstance(axis, str) else axis for axis in spec.shape)
         states = known.get("last_hidden_state")
         if spec.dtype == "int64":
@@ -182,7 +207,8 @@ def _read_reference(bundle: Bundle, name: str) -> dict[str, np.ndarray]:
             f"{relative} in the bundle {bundle.folder} cannot be read: {error}; export it again"
         ) from error
     entry = bundle.manifest.graphs[name]
-    if missing := [tensor.name for tensor in (*entry.inputs, *entry.outputs) if tensor.name not in reference]:
+    needed = entry.outputs[:1] if name == WINDOWED_UNET else (*entry.inputs, *entry.outputs)
+    if missing := [tensor.name for tensor in needed if tensor.name not in reference]:
         raise BundleError(f"{relative} in the bundle {bundle.folder} lacks {missing[0]!r}; export it again")
     return reference
 

@@ -8,7 +8,7 @@ All three are processors for diffusers' ``Attention``, so its projections keep t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,37 @@ from tav_sdk.training.config import AttentionMode
 
 
 @dataclass
+class Window:
+    """A part of a longer video: its place, and keys and values of the frames before it (paper, section 4.1).
+
+    Attributes:
+        position: ``()`` int64, index of its first frame in the video; at 0 nothing of ``past`` is used.
+        past: by name, see :func:`~tav_sdk.training.windowed_unet.past_shapes`.
+        present: the same for the window after this one, filled in by the model.
+    """
+
+    position: Tensor
+    past: dict[str, Tensor]
+    present: dict[str, Tensor] = field(default_factory=dict)
+
+    def at_start(self, own: Tensor, name: str) -> Tensor:
+        """``own`` in the first window, what was kept under ``name`` in every other."""
+        return torch.where(self.position == 0, own, self.past[name].to(own.dtype))
+
+
+@dataclass
 class FrameAxis:
-    """How many frames are folded into the batch right now; shared by all injected parts of one model."""
+    """The frames that are folded into the batch right now; shared by all injected parts of one model.
+
+    Attributes:
+        num_frames: how many.
+        span: how many frames causal temporal attention reaches over, a frame's own included: those of a tuned clip.
+        window: the part of a longer video that they are; ``None`` if they are all of it.
+    """
 
     num_frames: int
+    span: int
+    window: Window | None = None
 
 
 def _heads(attn: Attention, states: Tensor) -> Tensor:
@@ -66,9 +93,10 @@ class FrameAttnProcessor:
     Keys and values are projected once per frame and gathered afterwards, with constant indices along the frame axis.
     """
 
-    def __init__(self, frames: FrameAxis, mode: AttentionMode) -> None:
+    def __init__(self, frames: FrameAxis, mode: AttentionMode, block: int) -> None:
         self.frames = frames
         self.mode: AttentionMode = mode
+        self.block = block
 
     def __call__(
         self,
@@ -91,6 +119,8 @@ class FrameAttnProcessor:
                 mask = frame[:, None] >= frame[None, :]  # (f n, f n)
             query, key, value = (x.unflatten(0, (-1, f)).flatten(1, 2) for x in (query, key, value))  # (b, f n, d)
             return _attend(attn, query, key, value, attn_mask=mask).unflatten(1, (f, n)).flatten(0, 1)
+        if self.frames.window is not None:
+            return self._continued(attn, query, key, value, self.frames.window)
         if self.mode == "sparse_causal" and f > 2:
             return self._sparse_causal(attn, query, key, value)
         table = torch.tensor(source_frames(self.mode, f), device=query.device)  # (f, sources)
@@ -107,6 +137,21 @@ class FrameAttnProcessor:
         rest = _attended(attn, query[:, 2:].flatten(0, 1), key, value)  # (b (f - 2), n, d)
         both = torch.cat([first.unflatten(1, (2, -1)), rest.unflatten(0, (-1, f - 2))], dim=1)  # (b, f, n, d)
         return _project(attn, both.flatten(0, 1))
+
+    def _continued(self, attn: Attention, query: Tensor, key: Tensor, value: Tensor, window: Window) -> Tensor:
+        """Frame 0, and of the window's first frame the former one, may lie in the windows before."""
+        f = self.frames.num_frames
+        sources = []
+        for name, states in (("key", key.unflatten(0, (-1, f))), ("value", value.unflatten(0, (-1, f)))):
+            first = window.at_start(states[:, 0], f"{self.block}.first_{name}")  # (b, n, d)
+            window.present[f"{self.block}.first_{name}"] = first
+            given = [first[:, None].expand(-1, f, -1, -1)]  # (b, f, n, d)
+            if self.mode == "sparse_causal":
+                former = window.at_start(states[:, 0], f"{self.block}.former_{name}")
+                window.present[f"{self.block}.former_{name}"] = states[:, -1]
+                given.append(torch.cat([former[:, None], states[:, :-1]], dim=1))
+            sources.append(torch.cat(given, dim=2).flatten(0, 1))  # (b f, sources n, d)
+        return _attend(attn, query, *sources)
 
 
 def _gather(states: Tensor, table: Tensor) -> Tensor:
@@ -137,10 +182,15 @@ class ClipCrossAttnProcessor:
 
 
 class TemporalAttnProcessor:
-    """Self-attention over the frames at each pixel; ``(b, f, d)`` with the pixels in the batch."""
+    """Self-attention over the frames at each pixel; ``(b n, f, d)`` with the pixels in the batch.
 
-    def __init__(self, *, causal: bool) -> None:
+    Causal, it reaches back over ``frames.span`` frames, so that a video of any length is made of windows.
+    """
+
+    def __init__(self, frames: FrameAxis, *, causal: bool, block: int) -> None:
+        self.frames = frames
         self.causal = causal
+        self.block = block
 
     def __call__(
         self,
@@ -151,10 +201,35 @@ class TemporalAttnProcessor:
         **_: object,
     ) -> Tensor:
         query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        f, span, window = self.frames.num_frames, self.frames.span, self.frames.window
+        if window is not None:
+            key, value = (self._continued(x, name, window) for x, name in ((key, "key"), (value, "value")))
+            return _attend(attn, query, key, value, attn_mask=_reach(f, span, query.device, window.position))
+        if self.causal and f > span:
+            return _attend(attn, query, key, value, attn_mask=_reach(f, span, query.device)[:, span - 1 :])
         return _attend(attn, query, key, value, is_causal=self.causal)
 
+    def _continued(self, states: Tensor, name: str, window: Window) -> Tensor:
+        """Keys or values with those of the ``span - 1`` frames before: ``(b n, span - 1 + f, d)``."""
+        name = f"{self.block}.temporal_{name}"
+        past = window.past[name].to(states.dtype)  # (b, n, span - 1, d)
+        both = torch.cat([past.flatten(0, 1), states], dim=1)
+        window.present[name] = both[:, self.frames.num_frames :].unflatten(0, (-1, past.shape[1]))
+        return both
 
-def make_temporal_attention(attn1: Attention, *, causal: bool) -> Attention:
+
+def _reach(f: int, span: int, device: torch.device, position: Tensor | None = None) -> Tensor:
+    """Which of the ``span - 1`` frames before a window, and of its own, its frames see: ``(f, span - 1 + f)`` bool.
+
+    Without ``position`` as if there were frames before it; with it only those that the video has.
+    """
+    frame = torch.arange(f, device=device)[:, None]
+    source = torch.arange(span - 1 + f, device=device)[None] - (span - 1)
+    seen = (source <= frame) & (source > frame - span)
+    return seen if position is None else seen & (source + position >= 0)
+
+
+def make_temporal_attention(attn1: Attention, frames: FrameAxis, *, causal: bool, block: int) -> Attention:
     """A temporal attention of ``attn1``'s width and heads whose output is zero: projection and bias (section 4.1)."""
     dim = attn1.to_q.in_features
     attn_temp = Attention(
@@ -162,7 +237,7 @@ def make_temporal_attention(attn1: Attention, *, causal: bool) -> Attention:
         heads=attn1.heads,
         dim_head=attn1.to_q.out_features // attn1.heads,
         bias=attn1.to_q.bias is not None,
-        processor=TemporalAttnProcessor(causal=causal),
+        processor=TemporalAttnProcessor(frames, causal=causal, block=block),
     )
     nn.init.zeros_(attn_temp.to_out[0].weight)
     nn.init.zeros_(attn_temp.to_out[0].bias)

@@ -54,7 +54,8 @@ def inflate(
     Args:
         unet: the base's U-Net; belongs to the result afterwards.
         options: see :class:`InflationOptions`.
-        num_frames: frames of a clip; the model follows its input, this is what export and tuning record.
+        num_frames: frames of a clip, which export and tuning record. The model follows its input, but causal temporal
+            attention reaches back over as many frames as these.
         seed: of the temporal projections' random weights.
 
     Raises:
@@ -67,14 +68,14 @@ def inflate(
     if isinstance(unet, VideoUNet):
         raise InputError("the model is inflated already; deflate() it first")
     _check_can_inflate(unet)
-    frames = FrameAxis(num_frames)
+    frames = FrameAxis(num_frames, span=num_frames)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for _, block in transformer_blocks(unet):
-            block.attn1.set_processor(FrameAttnProcessor(frames, options.attention))
+        for index, (_, block) in enumerate(transformer_blocks(unet)):
+            block.attn1.set_processor(FrameAttnProcessor(frames, options.attention, index))
             block.attn2.set_processor(ClipCrossAttnProcessor(frames))
             if options.temporal:
-                _add_temporal(block, frames, causal=options.temporal_mask == "causal")
+                _add_temporal(block, frames, causal=options.temporal_mask == "causal", index=index)
     if options.group_norm == "video":
         for parent, name, norm in _video_norms(unet):
             setattr(parent, name, VideoGroupNorm(norm, frames))
@@ -154,9 +155,9 @@ def load_original_state(model: VideoUNet, state_dict: Mapping[str, Tensor], *, w
     model.load_state_dict(dict(state_dict))
 
 
-def _add_temporal(block: BasicTransformerBlock, frames: FrameAxis, *, causal: bool) -> None:
+def _add_temporal(block: BasicTransformerBlock, frames: FrameAxis, *, causal: bool, index: int) -> None:
     weight = block.attn1.to_q.weight
-    attn_temp = make_temporal_attention(block.attn1, causal=causal)
+    attn_temp = make_temporal_attention(block.attn1, frames, causal=causal, block=index)
     block.norm_temp = nn.LayerNorm(weight.shape[1]).to(weight.device, weight.dtype)
     block.attn_temp = attn_temp.to(weight.device, weight.dtype).train(block.training)
 

@@ -43,7 +43,7 @@ def build(
 
       tav build bundles/skiing --engine tensorrt-rtx --compute-capability 8.9 --compute-capability 12.0
     """
-    from tav_sdk.bundle import GRAPHS, Bundle
+    from tav_sdk.bundle import Bundle
     from tav_sdk.cache import cache_root, parse_size
     from tav_sdk.engines.select import build_engine, engine_status
 
@@ -57,10 +57,10 @@ def build(
     opened = Bundle(bundle)
     built = []
     with stages() as show:
-        for index, name in enumerate(GRAPHS):
+        for index, name in enumerate(opened.manifest.graphs):
             built.append(build_engine(opened.graph(name), engine=engine, **options))
             if built[-1]:
-                show(StepProgress("build", index + 1, len(GRAPHS), metrics={"graph": name}))
+                show(StepProgress("build", index + 1, len(opened.manifest.graphs), metrics={"graph": name}))
     if not any(built):
         say(f"{engine} starts from the graphs themselves: there is nothing to build")
     elif engine_status(engine).runs:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _WHAT = ("name", "engine", "precision", "gpus", "prompt", "num_inversion_steps")
 """The facts that tell entries apart for people, as far as an entry has them."""
+_IN_WORDS = {"unfinished": "unfinished edits"}
+"""Kinds whose name is no noun."""
 
 
 class Kind(str, Enum):
@@ -29,6 +31,7 @@ class Kind(str, Enum):
     ENGINES = "engines"
     INVERSIONS = "inversions"
     CONTROLNETS = "controlnets"
+    UNFINISHED = "unfinished"
 
 
 KindOption = Annotated[Kind | None, typer.Option("--kind", help="Only this cache. [dim]default: all[/]")]
@@ -38,11 +41,12 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 @app.callback()
 def _main() -> None:
-    """Look after what is kept on disk to be quick: built engines, inverted clips and exported ControlNets.
+    """Look after what is kept on disk to be quick: engines, inversions, exported ControlNets, unfinished edits.
 
     It may be emptied at any time: what is needed again is made again. TAV_CACHE names another folder;
-    TAV_CACHE_SIZE_ENGINES, TAV_CACHE_SIZE_INVERSIONS and
-    TAV_CACHE_SIZE_CONTROLNETS set the limits, such as 50GB.
+    TAV_CACHE_SIZE_ENGINES, TAV_CACHE_SIZE_INVERSIONS,
+    TAV_CACHE_SIZE_CONTROLNETS and
+    TAV_CACHE_SIZE_UNFINISHED set the limits, such as 50GB.
 
     [bold]Examples[/]
 
@@ -100,7 +104,7 @@ def clear(
     caches = _caches(kind)
     age = None if older_than is None else timedelta(days=older_than)
     if not yes:
-        *others, last = (cache.kind for cache in caches)
+        *others, last = (_IN_WORDS.get(cache.kind, cache.kind) for cache in caches)
         which = f"{', '.join(others)} and {last}" if others else last
         when = "" if older_than is None else f" that were not used for {older_than} days"
         try:

@@ -71,12 +71,30 @@ def stages(*, hidden: bool = False) -> Iterator[Callable[[StepProgress], None]]:
     )
     progress = Progress(*columns, console=console, disable=hidden)
     tasks: dict[str, TaskID] = {}
+    done: dict[str, int] = {}
+
+    def update_window(step: StepProgress) -> None:
+        """A window is a part of a step of another stage, whose bar moves on by as much."""
+        stage = step.stage.replace("windows", step.metrics["of"], 1)
+        if stage not in tasks:
+            tasks[stage] = progress.add_task(stage, total=step.metrics["steps"], speed="", note="")
+        completed = done.get(stage, 0) + step.step / step.total
+        progress.update(
+            tasks[stage], completed=completed, note=f"{step.metrics.get('part', 'window')} {step.step}/{step.total}"
+        )
+
     try:
 
         def update(step: StepProgress) -> None:
             progress.start()  # not before the first step: a message before it stands alone
-            if step.stage not in tasks or step.step == 1:
-                tasks[step.stage] = progress.add_task(step.stage, total=step.total, speed="", note="")
+            if "of" in step.metrics:
+                update_window(step)
+                return
+            if step.stage not in tasks or (step.step == 1 and step.stage in done):
+                # Steps of an interrupted call took none of the time that is counted here.
+                before = step.step - 1 if "from" not in step.metrics else step.step
+                tasks[step.stage] = progress.add_task(step.stage, total=step.total, completed=before, speed="", note="")
+            done[step.stage] = 0 if step.step == step.total else step.step
             task = tasks[step.stage]
             progress.update(task, completed=step.step, total=step.total, note=_note(step.metrics))
             speed = progress.tasks[progress.task_ids.index(task)].speed

@@ -17,7 +17,7 @@ from tav_sdk.progress import Callback
 if TYPE_CHECKING:
     from tav_sdk.controlnet import Control, ControlNet
     from tav_sdk.pipeline import Pipeline
-    from tav_sdk.video import Video
+    from tav_sdk.video import Clip, Video
 
 ControlOpt = Annotated[
     str | None,
@@ -73,7 +73,7 @@ def open_control(
     scale: float | None,
     *,
     pipeline: Pipeline,
-    clip: Video,
+    clip: Clip,
     start: int,
     stride: int,
     engine: str,
@@ -96,12 +96,13 @@ def open_control(
         yield Control(video=video, controlnet=net, scale=1.0 if scale is None else scale)
 
 
-def _video(control: str, clip: Video, start: int, stride: int) -> Video:
+def _video(control: str, clip: Clip, start: int, stride: int) -> Video:
     """The control video: frame for frame beside the clip."""
     from tav_sdk.video import Video, read_video
 
     if control in DETECTORS:
-        return Video(frames=DETECTORS[control](clip.frames), fps=clip.fps)
+        (frames,) = clip.chunks(clip.num_frames)
+        return Video(frames=DETECTORS[control](frames), fps=clip.fps)
     count, size = clip.num_frames, (clip.height, clip.width)
     try:
         read_video(control, num_frames=count + 1, size=size)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,16 +19,18 @@ from tav_sdk.cli.control import (
     check_control,
     open_control,
 )
+from tav_sdk.cli.edit_output import EditOutput, check_format
 from tav_sdk.control import DETECTORS
 from tav_sdk.engines.select import CHOICES
 from tav_sdk.errors import InputError, PromptError
 from tav_sdk.files import check_apart, check_new, new_folder
 from tav_sdk.inversion import CORRECTIONS, check_correction, fast_steps
-from tav_sdk.progress import Callback
+from tav_sdk.progress import Callback, StepProgress
 
 if TYPE_CHECKING:
+    from tav_sdk.bundle import Manifest
     from tav_sdk.pipeline import Pipeline
-    from tav_sdk.video import Video
+    from tav_sdk.video import Clip
 
 BundleArg = Annotated[Path, typer.Argument(help="A bundle folder written by tav export.")]
 PromptOpt = Annotated[
@@ -48,6 +49,13 @@ AdapterOpt = Annotated[
 FpsOpt = Annotated[float | None, typer.Option(help="Frame rate of the videos.", show_default="the clip's")]
 FormatOpt = Annotated[str, typer.Option("--format", help="mp4, gif or webp.")]
 EngineOpt = Annotated[str, typer.Option(help=f"{', '.join(CHOICES)}; tav doctor says which work here.")]
+WindowOpt = Annotated[
+    int | None,
+    typer.Option(
+        help="Frames of a window; a bundle's graphs take one number only, so this says that it is the one you expect.",
+        show_default="the bundle's",
+    ),
+]
 OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace the whole folder --out, whatever is in it.")]
 
 
@@ -95,6 +103,22 @@ def edit(
     ] = None,
     start: Annotated[int | None, typer.Option(help="Index of the first frame.", show_default="as tuned")] = None,
     stride: Annotated[int | None, typer.Option(help="Distance between frames.", show_default="as tuned")] = None,
+    frames: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="Frames of the clip, however many: longer than the bundle's clips, they go window by window.",
+            show_default="the bundle's",
+        ),
+    ] = None,
+    window: WindowOpt = None,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Each window through all steps before the next begins, so that the first frames come first.",
+        ),
+    ] = False,
     fps: FpsOpt = None,
     file_format: FormatOpt = "mp4",
     engine: EngineOpt = "auto",
@@ -126,10 +150,14 @@ def edit(
       tav edit bundles/skiing --video clip.mp4 --prompt "a panda is skiing" --control pose.mp4 --controlnet
       controlnets/openpose --out out
 
+      tav edit bundles/skiing --video long.mp4 --prompt "a panda is skiing" --frames all --out out
+
+      tav edit bundles/skiing --video long.mp4 --prompt "a panda is skiing" --frames all --stream --out out
+
       tav edit bundles/skiing --engine tensorrt-rtx --video clip.mp4 --prompt "a panda is skiing" --out out
     """
     prompts = _prompts(prompt)
-    suffix = _suffix(file_format)
+    check_format(file_format)
     _check_numbers(fps, seed)
     check_adapter_scale(adapter_scale)
     check_correction(correction)
@@ -146,11 +174,20 @@ def edit(
     if fast and correction == "direct":
         raise InputError("--fast takes another way than sampling back does, so --correction direct does not fit it")
     check_control(control, controlnet, control_scale, inversion=control_inversion)
+    if frames not in (None, "all") and not (frames.isdecimal() and int(frames) >= 1):
+        raise InputError(f"--frames must be a number of at least 1, or all, got {frames!r}")
+    if control is not None and frames is not None:
+        raise InputError("--control steers videos of the bundle's own frames; leave --frames out")
+    if stream:
+        _check_stream(
+            prompts, file_format, correction, fast=fast, reconstruct=reconstruct, controlled=control is not None
+        )
     check_new(out, overwrite=overwrite)
     check_apart(out, bundle, video)
 
     from tav_sdk.pipeline import load
     from tav_sdk.video import read_video
+    from tav_sdk.video_file import VideoFile
 
     with (
         load(bundle, engine=engine, cache=not no_cache, adapter_scale=adapter_scale) as pipeline,
@@ -159,13 +196,11 @@ def edit(
         tuned = pipeline.manifest.provenance["tuning"]
         start = int(tuned["start"]) if start is None else start
         stride = int(tuned["stride"]) if stride is None else stride
-        clip = read_video(
-            video,
-            num_frames=pipeline.manifest.num_frames,
-            start=start,
-            stride=stride,
-            size=(pipeline.manifest.height, pipeline.manifest.width),
-        )
+        manifest = pipeline.manifest
+        _check_window(window, manifest)
+        num_frames = manifest.num_frames if frames is None else None if frames == "all" else int(frames)
+        where = {"num_frames": num_frames, "start": start, "stride": stride, "size": (manifest.height, manifest.width)}
+        clip: Clip = read_video(video, **where) if frames is None else VideoFile(video, **where)
         # Before the inversion, which takes its time.
         usual = fast_steps(pipeline.manifest.num_inference_steps)
         if fast and num_inference_steps is None:
@@ -180,6 +215,9 @@ def edit(
                 f"{num_inference_steps}"
             )
         say(f"editing {video.name} on {pipeline.engine} ({pipeline.why})")
+        if clip.num_frames != manifest.num_frames:
+            _say_windows(pipeline, clip.num_frames)
+        output = EditOutput(folder, file_format, clip.fps if fps is None else fps, clip.num_frames)
         with (
             stages() as show,
             open_control(
@@ -194,39 +232,53 @@ def edit(
                 show=show,
             ) as steered,
         ):
-            inversion = pipeline.invert(
-                clip,
-                prompt=inversion_prompt,
-                num_inversion_steps=num_inversion_steps,
-                seed=seed,
-                correction=correction,  # type: ignore[arg-type]
-                fast=fast,
-                control=steered if control_inversion else None,
-                callback=show,
-            )
-            videos = [
-                pipeline.edit(
-                    one,
-                    inversion,
-                    negative_prompt=negative_prompt,
-                    num_inference_steps=num_inference_steps,
-                    guidance_scale=guidance_scale,
-                    control=steered,
-                    callback=_of(show, f"{index}/{len(prompts)}"),
-                )
-                for index, one in enumerate(prompts, start=1)
-            ]
-            rows = {"source": clip}
+            output.add("source", clip.chunks(manifest.num_frames))
             if steered is not None:
-                rows["control"] = steered.video
-            if reconstruct:
-                rows["reconstruction"] = pipeline.edit(
-                    pipeline.manifest.prompt,
-                    inversion,
-                    num_inference_steps=num_inference_steps,
-                    guidance_scale=1.0,
-                    callback=_of(show, "source"),
+                output.add("control", [steered.video.frames])
+            options: dict[str, Any] = {"negative_prompt": negative_prompt, "guidance_scale": guidance_scale}
+            options["num_inference_steps"] = num_inference_steps
+            if stream:
+                parts = pipeline.stream(
+                    prompts[0],
+                    clip,
+                    inversion_prompt=inversion_prompt,
+                    num_inversion_steps=num_inversion_steps,
+                    seed=seed,
+                    callback=_streamed(
+                        show, -(-clip.num_frames // manifest.num_frames), num_inversion_steps + num_inference_steps
+                    ),
+                    **options,
                 )
+                if inversion_prompt is None:
+                    inversion_prompt = manifest.prompt if manifest.invert_with == "caption" else ""
+                say(f"it can be watched while it grows, and is in {out} when it is done: {folder / '00.mp4'}")
+                edits = [{"file": output.add("00", parts, label=prompts[0], growing=True), "prompt": prompts[0]}]
+            else:
+                inversion = pipeline.invert(
+                    clip,
+                    prompt=inversion_prompt,
+                    num_inversion_steps=num_inversion_steps,
+                    seed=seed,
+                    correction=correction,  # type: ignore[arg-type]
+                    fast=fast,
+                    control=steered if control_inversion else None,
+                    callback=show,
+                )
+                inversion_prompt = inversion.prompt
+                edits = []
+                for index, one in enumerate(prompts):
+                    which = _of(show, f"{index + 1}/{len(prompts)}")
+                    parts = pipeline.edit_frames(one, inversion, control=steered, callback=which, **options)
+                    edits.append({"file": output.add(f"{index:02d}", parts, label=one), "prompt": one})
+                if reconstruct:
+                    parts = pipeline.edit_frames(
+                        manifest.prompt,
+                        inversion,
+                        num_inference_steps=num_inference_steps,
+                        guidance_scale=1.0,
+                        callback=_of(show, "source"),
+                    )
+                    output.add("reconstruction", parts)
         settings = {
             "bundle": bundle.name,
             "caption": pipeline.manifest.prompt,
@@ -236,10 +288,12 @@ def edit(
             "num_inversion_steps": num_inversion_steps,
             "guidance_scale": pipeline.manifest.guidance_scale if guidance_scale is None else guidance_scale,
             "fast": fast,
-            "inversion_prompt": inversion.prompt,
+            "inversion_prompt": inversion_prompt,
             "correction": correction,
             "adapter_scale": adapter_scale,
             "seed": seed,
+            "num_frames": clip.num_frames,
+            "stream": stream,
             "engine": pipeline.engine,
         }
         if controlnet is not None and steered is not None:
@@ -249,7 +303,7 @@ def edit(
                 "control_scale": steered.scale,
                 "control_inversion": control_inversion,
             }
-        _write(folder, prompts, videos, suffix, fps, settings, rows)
+        output.finish(edits, settings)
     _say_where(out)
 
 
@@ -257,6 +311,10 @@ def generate(
     bundle: BundleArg,
     out: OutOpt,
     prompt: PromptOpt = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames of each video, however many.", show_default="the bundle's", min=1)
+    ] = None,
+    window: WindowOpt = None,
     seed: Annotated[int, typer.Option(help="Of the noise: same seed, same video.")] = 0,
     negative_prompt: NegativeOpt = "",
     num_inference_steps: StepsOpt = None,
@@ -269,12 +327,14 @@ def generate(
 ) -> None:
     """Make videos from noise: the tuned clip's motion, but not its layout.
 
-    [bold]Example[/]
+    [bold]Examples[/]
 
       tav generate bundles/skiing --prompt "a panda is skiing" --seed 7 --out out
+
+      tav generate bundles/skiing --prompt "a panda is skiing" --frames 64 --out out
     """
     prompts = _prompts(prompt)
-    suffix = _suffix(file_format)
+    check_format(file_format)
     _check_numbers(fps, seed)
     check_adapter_scale(adapter_scale)
     check_new(out, overwrite=overwrite)
@@ -287,19 +347,26 @@ def generate(
         new_folder(out, overwrite=overwrite) as folder,
     ):
         num_inference_steps = _steps("--num-inference-steps", num_inference_steps, pipeline)
+        manifest = pipeline.manifest
+        _check_window(window, manifest)
+        num_frames = manifest.num_frames if frames is None else frames
         say(f"generating on {pipeline.engine} ({pipeline.why})")
+        if num_frames != manifest.num_frames:
+            _say_windows(pipeline, num_frames)
+        rate = float(manifest.provenance["clip"]["fps"]) if fps is None else fps
+        output, edits = EditOutput(folder, file_format, rate, num_frames), []
         with stages() as show:
-            videos = [
-                pipeline.generate(
+            for index, one in enumerate(prompts):
+                parts = pipeline.generate_frames(
                     one,
+                    num_frames=num_frames,
                     seed=seed,
                     negative_prompt=negative_prompt,
                     num_inference_steps=num_inference_steps,
                     guidance_scale=guidance_scale,
-                    callback=_of(show, f"{index}/{len(prompts)}"),
+                    callback=_of(show, f"{index + 1}/{len(prompts)}"),
                 )
-                for index, one in enumerate(prompts, start=1)
-            ]
+                edits.append({"file": output.add(f"{index:02d}", parts, label=one), "prompt": one})
         settings = {
             "bundle": bundle.name,
             "caption": pipeline.manifest.prompt,
@@ -308,9 +375,10 @@ def generate(
             "guidance_scale": pipeline.manifest.guidance_scale if guidance_scale is None else guidance_scale,
             "adapter_scale": adapter_scale,
             "seed": seed,
+            "num_frames": num_frames,
             "engine": pipeline.engine,
         }
-        _write(folder, prompts, videos, suffix, fps, settings, {})
+        output.finish(edits, settings)
     _say_where(out)
 
 
@@ -344,36 +412,63 @@ def _steps(option: str, given: int | None, pipeline: Pipeline) -> int:
     return steps
 
 
-def _suffix(file_format: str) -> str:
-    if file_format not in ("mp4", "gif", "webp"):
-        raise InputError(f"--format must be mp4, gif or webp, got {file_format!r}")
-    return f".{file_format}"
+def _check_window(window: int | None, manifest: Manifest) -> None:
+    if window not in (None, manifest.num_frames):
+        raise InputError(
+            f"--window must be {manifest.num_frames}, the frames that the bundle's graphs take at a time, got {window}"
+            "; for another window tune and export with --num-frames"
+        )
 
 
-def _write(
-    folder: Path,
-    prompts: Sequence[str],
-    videos: Sequence[Video],
-    suffix: str,
-    fps: float | None,
-    settings: Mapping[str, Any],
-    rows: Mapping[str, Video],
+def _check_stream(
+    prompts: Sequence[str], file_format: str, correction: str, *, fast: bool, reconstruct: bool, controlled: bool
 ) -> None:
-    from PIL import Image
+    """What does not go with windows that are finished one after the other."""
+    if len(prompts) > 1:
+        raise InputError(f"--stream makes one video at a time, got {len(prompts)} prompts; call it once a prompt")
+    given = {
+        f"--format {file_format}": file_format != "mp4",
+        f"--correction {correction}": correction != "none",
+        "--fast": fast,
+        "--reconstruct": reconstruct,
+        "--control": controlled,
+    }
+    if options := [option for option, is_given in given.items() if is_given]:
+        raise InputError(f"--stream does not go with {', '.join(options)}; leave one of them out")
 
-    from tav_sdk.contact_sheet import contact_sheet
 
-    for name, video in rows.items():
-        video.save(folder / f"{name}{suffix}", fps=fps)
-    # Numbered, since a prompt is no file name.
-    names = [f"{index:02d}{suffix}" for index in range(len(prompts))]
-    for name, video in zip(names, videos, strict=True):
-        video.save(folder / name, fps=fps)
-    labelled = {f"{name}: {prompt}": video for name, prompt, video in zip(names, prompts, videos, strict=True)}
-    Image.fromarray(contact_sheet({**rows, **labelled})).save(folder / "sheet.png")
-    edits = [{"file": name, "prompt": prompt} for name, prompt in zip(names, prompts, strict=True)]
-    record = json.dumps({**settings, "edits": edits}, indent=2, ensure_ascii=False)
-    (folder / "edits.json").write_text(record + "\n", encoding="utf-8")
+def _say_windows(pipeline: Pipeline, num_frames: int) -> None:
+    length = pipeline.manifest.num_frames
+    if pipeline.continues:
+        count = -(-num_frames // length)
+        say(f"{_counted(num_frames, 'frame')}, {_counted(count, 'window')} of {length}: as in one pass")
+    else:
+        say(
+            f"[yellow]{num_frames} frames by overlapping windows of {length}, which is approximate:[/] "
+            f"{pipeline.why_not_continued}"
+        )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _streamed(show: Callback, num_windows: int, num_steps: int) -> Callback:
+    """A callback that shows windows as one stage, and the steps of each as its parts."""
+    done = 0
+
+    def update(step: StepProgress) -> bool | None:
+        nonlocal done
+        if step.stage not in ("inversion", "sampling"):
+            return None
+        window, part = divmod(done, num_steps)
+        done += 1
+        if part + 1 == num_steps:
+            return show(StepProgress("stream", window + 1, num_windows))
+        metrics = {"of": "stream", "steps": num_windows, "part": "step"}
+        return show(StepProgress("windows", part + 1, num_steps, step.timestep, metrics=metrics))
+
+    return update
 
 
 def _say_where(out: Path) -> None:

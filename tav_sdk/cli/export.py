@@ -35,6 +35,9 @@ def export(
     control: Annotated[
         bool, typer.Option("--control", help="Let a ControlNet steer the bundle's edits: tav edit --control.")
     ] = False,
+    windows: Annotated[
+        bool, typer.Option(help="Let the bundle edit and make videos of any length, exactly: traces the U-Net twice.")
+    ] = True,
     base: Annotated[
         str | None, typer.Option(help="The base model, if it is no longer where the run was tuned.")
     ] = None,
@@ -114,6 +117,7 @@ def export(
                 out,
                 precision=precision or "fp32",
                 control=control,
+                windows=windows,
                 base=base,
                 loras=lora or None,
                 tokenizer=tokenizer,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tav_sdk
-from tav_sdk.bundle import GRAPHS, Bundle
+from tav_sdk.bundle import GRAPHS, WINDOWED_UNET, Bundle
 from tav_sdk.errors import BundleError, CheckpointError, InputError, OutputError
 from tav_sdk.export import export_bundle, export_clip
 from tav_sdk.training import load_run
@@ -31,16 +31,20 @@ def predicted(pipeline):
 
 def test_the_weights_alone_are_written_and_the_rest_is_linked(tiny_bundle, other_bundle):
     first, second = Bundle(tiny_bundle), Bundle(other_bundle)
-    assert set(first.manifest.files) - set(second.manifest.files) == {"reference/unet.npz"}
+    assert set(first.manifest.files) - set(second.manifest.files) == {
+        "reference/unet.npz",
+        "reference/windowed_unet.npz",
+    }
     for path in second.manifest.files:
         same = os.path.samefile(tiny_bundle / path, other_bundle / path)
         assert same == (path != TUNED)
     assert second.manifest.prompt == "a red square is leaving the meadow"
-    assert all(first.graph(name).key == second.graph(name).key for name in GRAPHS)
+    assert list(second.manifest.graphs) == [*GRAPHS, WINDOWED_UNET]
+    assert all(first.graph(name).key == second.graph(name).key for name in second.manifest.graphs)
 
 
 def test_it_equals_an_export_of_its_own(other_run, other_bundle, tmp_path):
-    alone = export_bundle(other_run, tmp_path / "alone")
+    alone = export_bundle(other_run, tmp_path / "alone", windows=False)
     for name in GRAPHS:
         assert Bundle(alone).graph(name).key == Bundle(other_bundle).graph(name).key
     assert (alone / TUNED).read_bytes() == (other_bundle / TUNED).read_bytes()

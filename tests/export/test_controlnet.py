@@ -45,7 +45,7 @@ def tiny_controlnet(made_once, tiny_base):
 @pytest.fixture(scope="session")
 def control_bundle(made_once, tiny_run):
     """``tiny_run`` exported with control; do not write into it."""
-    return made_once("control_bundle", lambda path: export_bundle(tiny_run, path, control=True))
+    return made_once("control_bundle", lambda path: export_bundle(tiny_run, path, control=True, windows=False))
 
 
 @pytest.fixture(scope="session")

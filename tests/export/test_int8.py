@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("diffusers")
 
-from tav_sdk.bundle import TUNED_FILE, UNET, UNTUNED_FILE, WEIGHTS_FILE, Bundle
+from tav_sdk.bundle import TUNED_FILE, UNET, UNTUNED_FILE, WEIGHTS_FILE, WINDOWED_FILE, Bundle
 from tav_sdk.engines import open_engine
 from tav_sdk.errors import CancelledError
 from tav_sdk.export import export_clip
@@ -17,6 +17,8 @@ from tav_sdk.export.graphs import GraphContract
 from tav_sdk.export.int8 import KEPT, LARGEST, STEPS, _integers, find_ranges, quantize
 
 FILES = ["model.onnx", WEIGHTS_FILE, TUNED_FILE, UNTUNED_FILE]
+ONLY_THE_UNET = shutil.ignore_patterns(WINDOWED_FILE)
+"""A bundle in int8 has no windowed graph."""
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +43,7 @@ def int8_unet(made_once, tiny_bundle, contract, states):
     """A folder with the tiny U-Net in int8; do not write into it."""
 
     def make(path):
-        shutil.copytree(tiny_bundle / UNET, path)
+        shutil.copytree(tiny_bundle / UNET, path, ignore=ONLY_THE_UNET)
         quantize(path / "model.onnx", contract, Bundle(tiny_bundle).schedule, states)
 
     return made_once("int8_unet", make)
@@ -50,7 +52,7 @@ def int8_unet(made_once, tiny_bundle, contract, states):
 @pytest.fixture
 def unet_copy(tiny_bundle, tmp_path):
     """A copy of the float32 graph that a test may quantise."""
-    return shutil.copytree(tiny_bundle / UNET, tmp_path / "unet") / "model.onnx"
+    return shutil.copytree(tiny_bundle / UNET, tmp_path / "unet", ignore=ONLY_THE_UNET) / "model.onnx"
 
 
 def graph_of(folder):

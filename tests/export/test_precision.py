@@ -82,8 +82,10 @@ def test_the_manifest_says_of_each_graph_what_it_computes_in(fp16_bundle):
         "vae_encoder": "fp32",
         "vae_decoder": "fp32",
         "unet": "fp16",
+        "windowed_unet": "fp16",
     }
-    assert manifest.graphs["unet"].kept == ("sinusoids", "conv_in", "conv_out")
+    for name in ("unet", "windowed_unet"):
+        assert manifest.graphs[name].kept == ("sinusoids", "conv_in", "conv_out")
     for graph in manifest.graphs.values():
         assert 0 < graph.parity_max_abs < TOLERANCES[graph.precision]
 

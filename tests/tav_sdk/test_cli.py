@@ -98,7 +98,11 @@ def test_info_on_a_bundle(tav, tiny_bundle):
     facts = json.loads(tav("info", tiny_bundle, "--json").stdout)
     assert facts["kind"] == "bundle"
     assert facts["clip"] == {"frames": 4, "height": 64, "width": 64}
-    assert facts["files"] == 17
+    assert facts["files"] == 19
+    assert list(facts["graphs"]) == ["text_encoder", "vae_encoder", "vae_decoder", "unet", "windowed_unet"]
+    for graph in facts["graphs"].values():
+        assert graph["precision"] == "fp32"
+        assert 0 <= graph["parity_max_abs"] < 1e-4
     assert facts["takes_control"] is False
     assert facts["tuning"] == {"num_train_steps": 2}
     assert "loras" not in facts
@@ -121,7 +125,11 @@ def test_info_on_a_bundle_for_people(tav, bundle_copy, edit_manifest, monkeypatc
     assert "loras old_ink.safetensors 0.5" in lines
     assert "tuning num train steps 2" in lines
     (graphs,) = (line for line in lines if line.startswith("graphs"))
-    assert re.search(r"unet opset \d+, precision fp32, parity max abs not compared$", graphs)
+    assert re.search(
+        r", unet opset \d+, precision fp32, parity max abs not compared, "
+        r"windowed unet opset \d+, precision fp32, parity max abs [\d.e-]+$",
+        graphs,
+    )
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tav_sdk.cache import ENTRY, Cache, cache_key
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TAV_CACHE", str(tmp_path / "root"))
-    for kind in ("ENGINES", "INVERSIONS", "CONTROLNETS"):
+    for kind in ("ENGINES", "INVERSIONS", "CONTROLNETS", "UNFINISHED"):
         monkeypatch.delenv(f"TAV_CACHE_SIZE_{kind}", raising=False)
     return tmp_path / "root"
 
@@ -51,7 +51,7 @@ def test_each_command_shows_an_example(tav, command):
 def test_the_help_says_how_to_choose_folder_and_limits(tav):
     text = " ".join(tav("cache").stdout.split())
     assert "TAV_CACHE names another folder; TAV_CACHE_SIZE_ENGINES, TAV_CACHE_SIZE_INVERSIONS" in text
-    assert "and TAV_CACHE_SIZE_CONTROLNETS set the limits" in text
+    assert "TAV_CACHE_SIZE_CONTROLNETS and TAV_CACHE_SIZE_UNFINISHED set the limits" in text
 
 
 # --- list -----------------------------------------------------------------------------------------------------------
@@ -71,6 +71,7 @@ def test_the_list_says_what_there_is(tav, filled):
         "engines: 1 entry, 2.0 MB of 20.0 GB",
         "inversions: 1 entry, 2.0 MB of 1.0 GB",
         "controlnets: 0 entries, 0.0 kB of 10.0 GB",
+        "unfinished: 0 entries, 0.0 kB of 5.0 GB",
     ]
 
 
@@ -81,6 +82,13 @@ def test_the_list_of_one_kind(tav, filled, monkeypatch):
     assert lines[-1] == "engines: 1 entry, 2.0 MB of 5.0 MB"
 
 
+def test_the_list_of_unfinished_edits(tav, filled):
+    put("unfinished", {"stage": "sampling", "turn": 0})
+    lines = tav("cache", "list", "--kind", "unfinished").stdout.splitlines()
+    assert lines[1].split()[0] == "unfinished"
+    assert lines[-1] == "unfinished: 1 entry, 2.0 MB of 5.0 GB"
+
+
 def test_the_list_of_nothing(tav, root):
     lines = tav("cache", "list").stdout.splitlines()
     assert lines == [
@@ -88,6 +96,7 @@ def test_the_list_of_nothing(tav, root):
         "engines: 0 entries, 0.0 kB of 20.0 GB",
         "inversions: 0 entries, 0.0 kB of 1.0 GB",
         "controlnets: 0 entries, 0.0 kB of 10.0 GB",
+        "unfinished: 0 entries, 0.0 kB of 5.0 GB",
     ]
 
 
@@ -135,8 +144,8 @@ def test_clearing_asks_first(tav, filled):
     result = tav("cache", "clear", "--older-than", 2)  # without an answer
     assert result.exit_code == 2
     assert "error: nobody answered, and nothing was removed; give --yes" in result.stderr
-    question = f"Remove the engines, inversions and controlnets that were not used for 2 days from {filled}? [y/N]"
-    assert question in result.stdout
+    which = "the engines, inversions, controlnets and unfinished edits that were not used for 2 days"
+    assert f"Remove {which} from {filled}? [y/N]" in result.stdout
     assert len(kept("engines")) == 1
 
 

@@ -25,13 +25,13 @@ def test_a_bundle_that_passes(tav, tiny_bundle):
     result = tav("verify", tiny_bundle, *ENGINE)
     assert result.exit_code == 0, result.output
     assert "files are as the manifest says; graphs on onnxruntime-cpu" in result.stdout
-    assert result.stdout.count("pass") == 4
+    assert result.stdout.count("pass") == 5
 
 
 def test_a_graph_that_fails_is_named_and_leaves_with_1(tav, failing_bundle):
     result = tav("verify", failing_bundle, *ENGINE)
     assert result.exit_code == 1
-    assert (result.stdout.count("pass"), result.stdout.count("FAIL")) == (3, 1)
+    assert (result.stdout.count("pass"), result.stdout.count("FAIL")) == (4, 1)
     assert "failed: unet (fp32); try another --engine" in result.stderr
 
 
@@ -40,16 +40,18 @@ def test_json(tav, failing_bundle):
     assert result.exit_code == 1
     record = json.loads(result.stdout)
     assert record["passed"] is False
-    unet = record["graphs"][-1]
+    unet, windowed = record["graphs"][-2:]
     assert (unet["graph"], unet["passed"], unet["non_finite"]) == ("unet", False, 0)
     assert unet["relative"] == pytest.approx(0.1 / 1.1, rel=1e-3)
+    assert (windowed["graph"], windowed["passed"], windowed["non_finite"]) == ("windowed_unet", True, 0)
+    assert 0 <= windowed["relative"] < 1e-4
 
 
 def test_a_clip_on_anothers_graphs_says_what_is_not_known(tav, bundle_copy, edit_manifest):
     edit_manifest(lambda manifest: manifest["files"].pop("reference/unet.npz"))
     result = tav("verify", bundle_copy, *ENGINE)
     assert result.exit_code == 0, result.output
-    assert "unet: finite, and no more is known" in result.stderr
+    assert "unet, windowed_unet: finite, and no more is known" in result.stderr
     assert "Verify that one, too" in result.stderr
     assert result.stdout.count("pass") == 3
 

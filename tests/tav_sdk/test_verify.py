@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tav_sdk import verify as module
-from tav_sdk.bundle import GRAPHS, Bundle
+from tav_sdk.bundle import GRAPHS, PRESENT, WINDOWED_UNET, Bundle
 from tav_sdk.engines import Engine
 from tav_sdk.errors import BundleError, EngineError
 from tav_sdk.verify import CPU, MODEL, NOTHING, SAME_GRAPH, verify
@@ -20,33 +20,47 @@ def damage(bundle, name, change):
 
 
 class Other(Engine):
-    """Another engine than the CPU's, with what it gives changed."""
+    """Another engine than the CPU's, with some of what it gives changed."""
 
     backend = "other"
 
-    def __init__(self, inner, change):
+    def __init__(self, inner, change, of):
         super().__init__(inner.name, inner.inputs, inner.outputs, tuned=inner.tuned, precision=inner.precision)
-        self.inner, self.change = inner, change
+        self.inner, self.change, self.of = inner, change, of
 
     def _run(self, feeds, weights):
-        return {name: self.change(array) for name, array in self.inner.run(feeds, weights).items()}
+        results = self.inner._run(feeds, weights)  # which, as any engine's, checks nothing
+        return {name: self.change(array) if self.of(name) else array for name, array in results.items()}
 
     def _close(self):
         self.inner.close()
+
+
+def kept(name):
+    """Whether an output is what a window leaves to the next one."""
+    return name.startswith(f"{PRESENT}.")
+
+
+def result(name):
+    return not kept(name)
+
+
+def everything(name):
+    return True
 
 
 @pytest.fixture
 def other_engine(monkeypatch):
     """``other_engine(change)``: there is an engine ``other``, the CPU's with ``change`` of its arrays."""
 
-    def make(change, opened=None):
+    def make(change, opened=None, of=result):
         original = module.open_engine
 
         def open_engine(graph, *, engine):
             if engine == "other" and opened is not None:
                 opened.append(graph.name)
             inner = original(graph, engine=CPU)
-            return Other(inner, change) if engine == "other" else inner
+            return Other(inner, change, of) if engine == "other" else inner
 
         monkeypatch.setattr(module, "open_engine", open_engine)
         monkeypatch.setattr(module, "choose_engine", lambda engine, graphs: (engine, "as asked"))
@@ -54,14 +68,28 @@ def other_engine(monkeypatch):
     return make
 
 
-def without(reference):
-    """A manifest without a reference, as of a clip that was exported onto another's graphs."""
-    return lambda manifest: manifest["files"].pop(f"reference/{reference}.npz")
+def without(*references):
+    """A manifest without references, as of a clip that was exported onto another's graphs."""
+    return lambda manifest: [manifest["files"].pop(f"reference/{reference}.npz") for reference in references]
+
+
+WITHOUT = pytest.mark.parametrize(
+    "references",
+    [("unet", "windowed_unet"), ("unet",)],
+    ids=["as exported", "without what the windowed one starts from"],
+)
+
+
+def unets(checks):
+    *others, unet, windowed = checks
+    assert [check.graph for check in (unet, windowed)] == ["unet", WINDOWED_UNET]
+    assert all((check.against, check.passed) == (MODEL, True) for check in others if check.engine == CPU)
+    return unet, windowed
 
 
 def test_a_whole_bundle_passes(tiny_bundle):
     checks = verify(tiny_bundle, CPU)
-    assert [check.graph for check in checks] == list(GRAPHS)
+    assert [check.graph for check in checks] == [*GRAPHS, WINDOWED_UNET]
     for check in checks:
         assert check.passed
         assert (check.against, check.engine, check.precision, check.non_finite) == (MODEL, CPU, "fp32", 0)
@@ -87,40 +115,73 @@ def test_the_numbers_are_what_they_say():
     assert psnr == pytest.approx(20 * np.log10(5 / 0.25))
 
 
-def test_not_a_number_is_counted_and_fails(tiny_bundle, other_engine):
-    def change(array):
-        array = array.copy()
-        array.flat[:3] = np.nan, np.inf, -np.inf
-        return array
+def not_finite(array):
+    array = array.copy()
+    array.flat[:3] = np.nan, np.inf, -np.inf
+    return array
 
-    other_engine(change)
-    for check in verify(tiny_bundle, "other"):
+
+def test_not_a_number_is_counted_and_fails(tiny_bundle, other_engine):
+    other_engine(not_finite)
+    checks = verify(tiny_bundle, "other")
+    assert [check.graph for check in checks] == [*GRAPHS, WINDOWED_UNET]
+    for check in checks:
         assert (check.non_finite, check.passed) == (3, False)
 
 
-def test_a_float32_graph_on_another_engine_has_the_tolerance_of_tf32(tiny_bundle, other_engine):
-    other_engine(lambda array: array * np.float32(1 + 2e-3))
+def test_not_a_number_that_a_window_leaves_to_the_next_is_counted(tiny_bundle, other_engine):
+    other_engine(not_finite, of=everything)
+    *others, windowed = verify(tiny_bundle, "other")
+    assert {check.non_finite for check in others} == {3}
+    assert (windowed.graph, windowed.passed) == (WINDOWED_UNET, False)
+    assert windowed.non_finite > 3  # it spreads
+
+
+def test_what_a_window_leaves_to_the_next_is_compared(tiny_bundle, other_engine):
+    other_engine(lambda array: array * np.float32(-5), of=kept)
+    *others, windowed = verify(tiny_bundle, "other")
+    assert all(check.passed for check in others)
+    assert (windowed.graph, windowed.passed) == (WINDOWED_UNET, False)
+    assert (windowed.against, windowed.non_finite) == (MODEL, 0)
+
+
+@pytest.mark.parametrize("of", [result, everything])
+def test_a_float32_graph_on_another_engine_has_the_tolerance_of_tf32(tiny_bundle, other_engine, of):
+    other_engine(lambda array: array * np.float32(1 + 2e-3), of=of)
     checks = verify(tiny_bundle, "other")
+    assert [check.graph for check in checks] == [*GRAPHS, WINDOWED_UNET]
     assert all(check.passed and 1e-3 < check.relative < check.tolerance == 1e-2 for check in checks)
 
 
-def test_a_clip_on_anothers_graphs_is_compared_with_the_cpu(bundle_copy, edit_manifest, other_engine):
-    edit_manifest(without("unet"))
+@WITHOUT
+def test_a_clip_on_anothers_graphs_is_compared_with_the_cpu(bundle_copy, edit_manifest, other_engine, references):
+    edit_manifest(without(*references))
     other_engine(lambda array: array * np.float32(1.5))
-    unet = verify(bundle_copy, "other")[-1]
-    assert (unet.graph, unet.against, unet.passed) == ("unet", SAME_GRAPH, False)
-    assert unet.relative == pytest.approx(0.5)
+    for check in unets(verify(bundle_copy, "other")):
+        assert (check.against, check.passed) == (SAME_GRAPH, False)
+        assert check.relative == pytest.approx(0.5)
 
 
-def test_the_cpu_has_nothing_to_compare_that_clip_with(bundle_copy, edit_manifest):
-    edit_manifest(without("unet"))
-    unet = verify(bundle_copy, CPU)[-1]
-    assert (unet.against, unet.passed, unet.non_finite) == (NOTHING, True, 0)
-    assert unet.max_abs is unet.relative is unet.psnr is unet.tolerance is None
+@WITHOUT
+def test_the_cpu_has_nothing_to_compare_that_clip_with(bundle_copy, edit_manifest, references):
+    edit_manifest(without(*references))
+    for check in unets(verify(bundle_copy, CPU)):
+        assert (check.against, check.passed, check.non_finite) == (NOTHING, True, 0)
+        assert check.max_abs is check.relative is check.psnr is check.tolerance is None
+
+
+def test_a_real_clip_on_anothers_graphs_has_nothing_to_compare_with_either(other_bundle):
+    assert {(check.against, check.passed) for check in unets(verify(other_bundle, CPU))} == {(NOTHING, True)}
+
+
+def test_the_windowed_graph_is_made_an_input_without_a_past(tiny_bundle):
+    bundle = Bundle(tiny_bundle)
+    feeds = module._made_feeds(bundle, bundle.graph(WINDOWED_UNET))
+    assert list(feeds) == ["sample", "timestep", "encoder_hidden_states"]
 
 
 def test_a_precision_that_the_cpu_does_not_run_is_only_finite(bundle_copy, edit_manifest, other_engine, monkeypatch):
-    edit_manifest(without("unet"))
+    edit_manifest(without("unet", "windowed_unet"))
     other_engine(lambda array: array)
     opens = module.open_engine
 
@@ -130,8 +191,8 @@ def test_a_precision_that_the_cpu_does_not_run_is_only_finite(bundle_copy, edit_
         return opens(graph, engine=engine)
 
     monkeypatch.setattr(module, "open_engine", open_engine)
-    unet = verify(bundle_copy, "other")[-1]
-    assert (unet.against, unet.passed) == (NOTHING, True)
+    for check in unets(verify(bundle_copy, "other")):
+        assert (check.against, check.passed) == (NOTHING, True)
 
 
 def test_one_frame_is_repeated_for_an_engine_that_takes_chunks(tiny_bundle, other_engine):
@@ -143,7 +204,8 @@ def test_one_frame_is_repeated_for_an_engine_that_takes_chunks(tiny_bundle, othe
 
     other_engine(change)
     assert all(check.passed for check in verify(tiny_bundle, "other"))
-    assert [shape[0] for shape in shapes] == [1, 4, 4, 1]  # the VAE's graphs are used with 4 frames
+    # The VAE's graphs are used with 4 frames; of the windowed U-Net two windows are run.
+    assert [shape[0] for shape in shapes] == [1, 4, 4, 1, 1, 1]
 
 
 def test_a_bundle_of_format_1_has_no_references(bundle_copy, edit_manifest):

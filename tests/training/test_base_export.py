@@ -47,7 +47,7 @@ def sd2_run(made_once, single_file, make_lora, tiny_base, clip_path):
 @pytest.fixture(scope="session")
 def sd2_bundle(made_once, sd2_run):
     """The same, exported in half precision; do not write into it."""
-    return made_once("sd2-bundle", lambda path: export_bundle(sd2_run, path, precision="fp16"))
+    return made_once("sd2-bundle", lambda path: export_bundle(sd2_run, path, precision="fp16", windows=False))
 
 
 def test_the_bundle_has_what_2x_needs(sd2_bundle):

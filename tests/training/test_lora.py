@@ -328,7 +328,7 @@ def test_a_plan_takes_what_tuning_takes(tav, family, make_lora, tmp_path):
 def test_an_export_refuses_a_changed_lora(tav, tuned, make_lora, work):
     run, lora = tuned
     make_lora(lora, seed=5)
-    result = tav("export", run, "--out", work / "bundle")
+    result = tav("export", run, "--out", work / "bundle", "--no-windows")
     assert result.exit_code == 2
     assert "was tuned with other LoRAs: expected ink.safetensors:0.5 (" in result.stderr
     assert "give those with --lora FILE:SCALE, in this order" in result.stderr
