@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
@@ -26,7 +27,11 @@ def test_it_writes_the_source_the_edits_a_sheet_and_a_report(tav, work):
     assert (work / "demo" / "clip.mp4").read_bytes() == sample_clip("car-road").path.read_bytes()
 
 
-def test_a_clip_and_edits_of_ones_own(tav, work, clip_path, tiny_base):
+def test_a_clip_and_edits_of_ones_own(tav, work, clip_path, tiny_base, monkeypatch):
+    from tav_sdk import export
+
+    quicker = functools.partial(export.export_bundle, windows=False)
+    monkeypatch.setattr(export, "export_bundle", quicker)
     options = ("--base", tiny_base, "--frames", 2, "--stride", 4, "--edit", "a blue circle")
     caption = "a red square is moving over the meadow"
     result = tav("demo", "--out", work / "demo", "--video", clip_path, "--prompt", caption, *options, *QUICK)
