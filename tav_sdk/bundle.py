@@ -209,6 +209,11 @@ class Manifest(Strict):
         return value
 
     @property
+    def inversion_prompt(self) -> str:
+        """What clips are best inverted with, as :attr:`invert_with` says."""
+        return self.prompt if self.invert_with == "caption" else ""
+
+    @property
     def latents_shape(self) -> tuple[int, int, int, int, int]:
         """``(1, c, f, h, w)`` of one clip's latents."""
         factor = self.vae_scale_factor

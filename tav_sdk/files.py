@@ -118,7 +118,7 @@ def new_file(out: str | Path) -> Iterator[Path]:
                 raise OutputError(f"{out} is a folder; expected the name of a file to write. Add a file name.")
             stack.enter_context(_parents(out))
         except OSError as error:
-            raise _unwritable(out, error) from error
+            raise unwritable(out, error) from error
         try:
             yield temporary
             os.replace(temporary, out)
@@ -126,7 +126,7 @@ def new_file(out: str | Path) -> Iterator[Path]:
             elsewhere = error.filename is not None and str(error.filename) != str(temporary)
             if elsewhere or isinstance(error, (TavError, BrokenPipeError)):
                 raise
-            raise _unwritable(out, error) from error
+            raise unwritable(out, error) from error
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -138,7 +138,8 @@ def write_text(out: str | Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _unwritable(out: Path, error: OSError) -> OutputError:
+def unwritable(out: Path, error: OSError) -> OutputError:
+    """The system's error while a file was written, in words."""
     reason = error.strerror or str(error)
     return OutputError(f"{out} cannot be written: {reason}. Check the folder, its permissions and free space.")
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -138,8 +138,7 @@ class Pipeline(BundleModels):
             )
         start_timestep = int(self.schedule.timesteps(usual)[0]) if fast else None
         if prompt is None:
-            caption = self.manifest.invert_with == "caption" or correction == "negative-prompt"
-            prompt = self.manifest.prompt if caption else ""
+            prompt = self.manifest.prompt if correction == "negative-prompt" else self.manifest.inversion_prompt
         if correction == "negative-prompt" and not prompt.strip():
             raise InputError(
                 "the correction negative-prompt needs an inversion with the clip's caption: expected a prompt that "
@@ -167,11 +166,8 @@ class Pipeline(BundleModels):
             latents = ddim_invert(unet, source, states, self.schedule, num_inversion_steps, record)
         else:
             given = None if facts is None else {"stage": "inversion", **facts.to_dict()}
-            with self._resumed(given, source) as (done, start, keep):
-                _report_resumed(callback, "inversion", done, num_inversion_steps)
-                latents = ddim_invert(
-                    unet, start, states, self.schedule, num_inversion_steps, keep(callback), done=done
-                )
+            with self._resumed(given, source, callback, num_inversion_steps) as (done, start, keep):
+                latents = ddim_invert(unet, start, states, self.schedule, num_inversion_steps, keep, done=done)
         offsets = None
         if correction == "direct":
             unet = self._unet_over(clip.num_frames, control, callback, ("correction", num_inversion_steps))
@@ -328,7 +324,7 @@ class Pipeline(BundleModels):
             if not 1 <= steps <= total:
                 raise InputError(f"{name} must be between 1 and {total}, got {steps}")
         if inversion_prompt is None:
-            inversion_prompt = self.manifest.prompt if self.manifest.invert_with == "caption" else ""
+            inversion_prompt = self.manifest.inversion_prompt
         scale = self._guidance(guidance_scale)
         states = [self.encode_prompt(words) for words in (inversion_prompt, prompt, negative_prompt)]
         graph, schedule = self._window_graph(), self.schedule
@@ -480,8 +476,7 @@ class Pipeline(BundleModels):
                 "guidance_scale": scale,
                 "engine": self.engine,
             }
-        with self._resumed(facts, latents) as (done, start, keep):
-            _report_resumed(callback, "sampling", done, num_inference_steps)
+        with self._resumed(facts, latents, callback, num_inference_steps) as (done, start, keep):
             return ddim_sample(
                 unet,
                 start,
@@ -490,7 +485,7 @@ class Pipeline(BundleModels):
                 self.schedule,
                 num_inference_steps,
                 scale,
-                keep(callback),
+                keep,
                 offsets=offsets,
                 start_timestep=start_timestep,
                 done=done,
@@ -505,23 +500,20 @@ class Pipeline(BundleModels):
 
     @contextlib.contextmanager
     def _resumed(
-        self, facts: Mapping[str, Any] | None, latents: np.ndarray
-    ) -> Iterator[tuple[int, np.ndarray, Callable[[Callback | None], Callback | None]]]:
+        self, facts: Mapping[str, Any] | None, latents: np.ndarray, callback: Callback | None, total: int
+    ) -> Iterator[tuple[int, np.ndarray, Callback | None]]:
         """A loop over a long video that goes on where an interrupted one stopped: its steps done, the latents then, and
-        what makes its callback keep them.
+        its callback, which keeps them.
         """
         if facts is None or self._inversions is None or latents.shape[2] == self.manifest.num_frames:
-            yield 0, latents, lambda callback: callback
+            yield 0, latents, callback
             return
         unfinished = Unfinished(facts)
         done, start = unfinished.find() or (0, latents)
-        yield done, start, unfinished.keeping
+        if done:
+            report(callback, StepProgress(facts["stage"], done, total, metrics={"from": "an interrupted one"}))
+        yield done, start, unfinished.keeping(callback)
         unfinished.finish()
-
-
-def _report_resumed(callback: Callback | None, stage: str, done: int, total: int) -> None:
-    if done:
-        report(callback, StepProgress(stage, done, total, metrics={"from": "an interrupted one"}))
 
 
 def load(

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tav_sdk.errors import InputError, OutputError
-from tav_sdk.files import check_new_file, new_file
+from tav_sdk.errors import InputError
+from tav_sdk.files import check_new_file, new_file, unwritable
 from tav_sdk.frames import check_frames
 from tav_sdk.video_reader import scaling
 
@@ -129,10 +129,7 @@ def _output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"{path} cannot be written: {reason}. Check the folder, its permissions and free space."
-        ) from error
+        raise unwritable(path, error) from error
 
 
 def check_fps(fps: Any) -> float:

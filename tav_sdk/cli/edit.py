@@ -250,7 +250,7 @@ def edit(
                     **options,
                 )
                 if inversion_prompt is None:
-                    inversion_prompt = manifest.prompt if manifest.invert_with == "caption" else ""
+                    inversion_prompt = manifest.inversion_prompt
                 say(f"it can be watched while it grows, and is in {out} when it is done: {folder / '00.mp4'}")
                 edits = [{"file": output.add("00", parts, label=prompts[0], growing=True), "prompt": prompts[0]}]
             else:

@@ -204,17 +204,17 @@ def test_a_killed_edit_goes_on_where_it_stopped(tiny_bundle, monkeypatch, stage)
     assert [step.step for step in seen if step.stage == "sampling"] == [1, 2]
 
 
+def interrupt_sampling(step):
+    if step.stage == "sampling":
+        raise KeyboardInterrupt
+
+
 def test_another_edit_does_not_go_on_with_it(tiny_bundle, monkeypatch):
     monkeypatch.setattr("tav_sdk.unfinished.SECONDS", 0)
     seen = []
-
-    def stop(step):
-        if step.stage == "sampling":
-            raise KeyboardInterrupt
-
     with load(tiny_bundle, engine="onnxruntime-cpu") as pipeline:
         with pytest.raises(KeyboardInterrupt):
-            pipeline.generate("a red square", num_frames=5, callback=stop, **HOW)
+            pipeline.generate("a red square", num_frames=5, callback=interrupt_sampling, **HOW)
         pipeline.generate("a blue square", num_frames=5, callback=seen.append, **HOW)
     assert [step.step for step in seen if step.stage == "sampling"] == [1, 2]
 
@@ -224,14 +224,9 @@ def test_a_damaged_remainder_is_not_used(tiny_bundle, monkeypatch, caplog):
 
     monkeypatch.setattr("tav_sdk.unfinished.SECONDS", 0)
     seen = []
-
-    def stop(step):
-        if step.stage == "sampling":
-            raise KeyboardInterrupt
-
     with load(tiny_bundle, engine="onnxruntime-cpu") as pipeline:
         with pytest.raises(KeyboardInterrupt):
-            pipeline.generate("a red square", num_frames=5, callback=stop, **HOW)
+            pipeline.generate("a red square", num_frames=5, callback=interrupt_sampling, **HOW)
         (kept,) = (cache_root() / "unfinished").glob("*/latents.npy")
         kept.write_bytes(kept.read_bytes()[:-4] + b"abcd")
         with caplog.at_level(logging.WARNING, "tav_sdk"):
