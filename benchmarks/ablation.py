@@ -33,10 +33,10 @@ from PIL import Image
 
 from benchmarks import interleave, progress, spread, table, write_json
 from benchmarks.pocket_editing import INVERT_WITH, NUM_FRAMES, ClipEditor, Edit, Judge, as_unet, edits_of, settings_of
-from tav_sdk.contact_sheet import contact_sheet
 from tav_sdk.files import new_file, write_text
 from tav_sdk.pocket import SampleClip, find_base, sample_clips
 from tav_sdk.training import BaseModel, InflationOptions, inflate
+from tav_sdk.video.contact_sheet import contact_sheet
 
 STARTS = ("inverted", "noise")
 SCORES = ("subject", "background", "style", "all", "trajectory", "flicker", "clip_text", "clip_frame")

@@ -25,15 +25,15 @@ from PIL import Image
 
 from benchmarks import progress, table, write_json
 from benchmarks.pocket_editing import AROUND, Edit, Judge, edits_of, tuned_run
-from tav_sdk.contact_sheet import contact_sheet
-from tav_sdk.control import agreement, canny
-from tav_sdk.controlnet import Control, ControlNet
 from tav_sdk.export import export_bundle, export_controlnet
 from tav_sdk.files import new_file, write_text
-from tav_sdk.pipeline import load
+from tav_sdk.pipeline.controlnet import Control, ControlNet
+from tav_sdk.pipeline.pipeline import load
 from tav_sdk.pocket import CONTROLNET, SampleClip, sample_clips
 from tav_sdk.training import load_run
-from tav_sdk.video import Video, read_video
+from tav_sdk.video.clip import Video, read_video
+from tav_sdk.video.contact_sheet import contact_sheet
+from tav_sdk.video.edges import agreement, canny
 
 STARTS = ("inverted", "noise")
 SCALES = (0.0, 0.5, 1.0)

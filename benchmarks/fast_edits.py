@@ -26,15 +26,15 @@ from PIL import Image
 
 from benchmarks import progress, table, write_json
 from benchmarks.pocket_editing import Judge, edits_of, tuned_run
-from tav_sdk.bench import Stopwatch, stage_of
-from tav_sdk.contact_sheet import contact_sheet
-from tav_sdk.evaluate import reconstruction_psnr
+from tav_sdk.evaluation.evaluate import reconstruction_psnr
 from tav_sdk.export import export_bundle
+from tav_sdk.export.bench.edit import Stopwatch, stage_of
 from tav_sdk.files import new_file, write_text
-from tav_sdk.pipeline import load
+from tav_sdk.pipeline.pipeline import load
 from tav_sdk.pocket import SampleClip, sample_clips
 from tav_sdk.training import load_run
-from tav_sdk.video import read_video
+from tav_sdk.video.clip import read_video
+from tav_sdk.video.contact_sheet import contact_sheet
 
 CANDIDATES = {"default": ("fp32", False), "fast": ("fp32", True), "bf16": ("bf16", False), "bf16, fast": ("bf16", True)}
 """Precision of the bundle, and whether edits are fast."""

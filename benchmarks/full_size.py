@@ -40,8 +40,8 @@ Details = dict[str, float]
 
 def base(work: Path, size: str) -> Details:
     """Write the base model and the clip."""
+    from benchmarks.demo_clip import render_clip
     from benchmarks.models import SIZES, write_base
-    from tav_sdk.demo_clip import render_clip
 
     chosen = SIZES[size]
     write_base(chosen, work / BASE)
@@ -105,7 +105,7 @@ def sample(work: Path, size: str) -> Details:
     import numpy as np
 
     import tav_sdk
-    from tav_sdk.pipeline import Inversion
+    from tav_sdk.pipeline.pipeline import Inversion
 
     details, callback = _stopwatch()
     pipeline = tav_sdk.load(work / BUNDLE)

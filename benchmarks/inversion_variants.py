@@ -26,16 +26,16 @@ from PIL import Image
 
 from benchmarks import progress, table, write_json
 from benchmarks.pocket_editing import AROUND, Judge, edits_of, tuned_run
-from tav_sdk.contact_sheet import contact_sheet
-from tav_sdk.evaluate import reconstruction_psnr
+from tav_sdk.diffusion.inversion import Inversion, direct_offsets
+from tav_sdk.evaluation.evaluate import reconstruction_psnr
 from tav_sdk.export import export_bundle
 from tav_sdk.files import new_file, write_text
-from tav_sdk.inversion import Inversion, direct_offsets
-from tav_sdk.pipeline import Pipeline, load
+from tav_sdk.pipeline.pipeline import Pipeline, load
 from tav_sdk.pocket import SampleClip, sample_clips
 from tav_sdk.progress import UNet
 from tav_sdk.training import load_run
-from tav_sdk.video import Video, read_video
+from tav_sdk.video.clip import Video, read_video
+from tav_sdk.video.contact_sheet import contact_sheet
 
 SCORES = ("all", "trajectory", "flicker", "clip_text", "clip_frame", "background_psnr")
 STAY = ("subject", "color")  # kinds of edits that leave the background as it is
@@ -47,8 +47,8 @@ class Variant:
     """How a clip is inverted, and edited from there.
 
     Attributes:
-        invert: arguments of :meth:`~tav_sdk.pipeline.Pipeline.invert`.
-        edit: arguments of :meth:`~tav_sdk.pipeline.Pipeline.edit`.
+        invert: arguments of :meth:`~tav_sdk.pipeline.pipeline.Pipeline.invert`.
+        edit: arguments of :meth:`~tav_sdk.pipeline.pipeline.Pipeline.edit`.
         guided: take the offsets of a direct inversion of GUIDED sampling with the caption, as Ju et al. (2024) do.
     """
 

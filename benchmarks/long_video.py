@@ -28,13 +28,13 @@ if __name__ == "__main__" and not __package__:  # run by its path
 import numpy as np
 
 from benchmarks import progress, table, write_json
-from tav_sdk.bench import peak_bytes
+from tav_sdk.export.bench.edit import peak_bytes
 from tav_sdk.pocket import sample_clip
 from tav_sdk.training.pocket.captions import caption
 from tav_sdk.training.pocket.clips import SAMPLE_CLIPS, render_clip
-from tav_sdk.video import Video, read_video
-from tav_sdk.video_file import VideoFile
-from tav_sdk.video_writer import VideoWriter
+from tav_sdk.video.clip import Video, read_video
+from tav_sdk.video.file import VideoFile
+from tav_sdk.video.writer import VideoWriter
 
 SAMPLE = "car-road"
 LENGTHS = (8, 32, 128, 512)
@@ -70,7 +70,7 @@ def long_clip(num_frames: int, path: Path, crossing: int = CROSSING) -> np.ndarr
 
 def measure(task: dict[str, Any]) -> None:
     """One edit, in this process: seconds and peak memory, as JSON on standard output."""
-    from tav_sdk.pipeline import load
+    from tav_sdk.pipeline.pipeline import load
 
     with load(task["bundle"], engine=task["engine"], cache=False) as pipeline:
         clip = VideoFile(task["clip"])
@@ -143,8 +143,8 @@ def edit(bundle: Path, folder: Path, *, engine: str, num_frames: int, crossing: 
     """Edit one long clip, window by window and by windows that know nothing of each other."""
     from PIL import Image
 
-    from tav_sdk.contact_sheet import contact_sheet
-    from tav_sdk.pipeline import load
+    from tav_sdk.pipeline.pipeline import load
+    from tav_sdk.video.contact_sheet import contact_sheet
 
     path = folder / f"{name}.mp4"
     centers = long_clip(num_frames, path, crossing)

@@ -66,7 +66,7 @@ def plan(work: Path, options: argparse.Namespace) -> dict[str, Any]:
 def tune(work: Path, options: argparse.Namespace) -> None:
     """Two tuning steps on a clip that is rendered here."""
     import tav_sdk.training as training
-    from tav_sdk.demo_clip import render_clip
+    from benchmarks.demo_clip import render_clip
 
     frames, pixels = _shape(options)
     render_clip(num_frames=frames, height=pixels, width=pixels).save(work / CLIP)
@@ -94,8 +94,9 @@ def export(work: Path, options: argparse.Namespace) -> None:
 
 def build(work: Path, options: argparse.Namespace) -> None:
     """Each graph to a plan."""
-    from tav_sdk.bundle import GRAPHS, Bundle
-    from tav_sdk.engines.trt_build import build_plan
+    from tav_sdk.bundle.bundle import Bundle
+    from tav_sdk.bundle.layout import GRAPHS
+    from tav_sdk.engines.trt.build import build_plan
 
     bundle = Bundle(work / BUNDLE, verify=False)
     for graph in GRAPHS:
@@ -116,7 +117,7 @@ def sample(work: Path, options: argparse.Namespace) -> None:
     """One sampling step with guidance, then decode."""
     import numpy as np
 
-    from tav_sdk.inversion import Inversion
+    from tav_sdk.diffusion.inversion import Inversion
 
     with np.load(work / LATENTS) as arrays:
         latents, source, fps = (arrays[name] for name in ("latents", "source", "fps"))

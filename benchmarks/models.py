@@ -13,9 +13,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tav_sdk.schedule import DDIMSchedule
+from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.training import InflationOptions, VideoUNet, inflate, make_tiny_base
-from tav_sdk.training.tiny_base import SCHEDULER
+from tav_sdk.training.base.tiny import SCHEDULER
 
 NUM_TOKENS = 77
 

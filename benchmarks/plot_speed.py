@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__" and not __package__:  # run by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tav_sdk.bench import STAGES
-from tav_sdk.export.peers import SDPA
+from tav_sdk.export.bench.edit import STAGES
+from tav_sdk.export.bench.peers import SDPA
 from tav_sdk.files import check_new_file, new_file
 
 if TYPE_CHECKING:

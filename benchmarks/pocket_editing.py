@@ -14,22 +14,23 @@ import torch
 from PIL import Image
 
 from benchmarks.pocket_classifier import Verdict, classify, load_classifier
-from tav_sdk.evaluate import clip_frame, clip_text
-from tav_sdk.frames import to_frames
-from tav_sdk.inversion import InvertWith, ddim_invert
+from tav_sdk.bundle.manifest import InvertWith
+from tav_sdk.diffusion.inversion import ddim_invert
+from tav_sdk.diffusion.sampling import ddim_sample
+from tav_sdk.evaluation.evaluate import clip_frame, clip_text
+from tav_sdk.evaluation.trajectory import motion
 from tav_sdk.pocket import CLIP, SampleClip
 from tav_sdk.progress import UNet
-from tav_sdk.sampling import ddim_sample
 from tav_sdk.training import BaseModel, InflationOptions, TuneConfig, VideoUNet, inflate, tune
-from tav_sdk.training.clip import encode_clip, encode_prompts
-from tav_sdk.training.clip_score import ClipScorer
+from tav_sdk.training.clip_scorer import ClipScorer
+from tav_sdk.training.encode import encode_clip, encode_prompts
 from tav_sdk.training.pocket.backgrounds import BACKGROUND_NAMES
 from tav_sdk.training.pocket.captions import caption
 from tav_sdk.training.pocket.clips import SAMPLE_CLIPS
 from tav_sdk.training.pocket.subjects import COLORS, SUBJECTS
-from tav_sdk.training.tuner import Tuner
-from tav_sdk.trajectory import motion
-from tav_sdk.video import read_video
+from tav_sdk.training.tune_step import Tuner
+from tav_sdk.video.clip import read_video
+from tav_sdk.video.frames import to_frames
 
 KINDS = ("subject", "background", "color", "style")
 CLASSIFIER = Path(__file__).with_name("pocket_classifier.safetensors")
@@ -214,8 +215,8 @@ class Judge:
         Returns:
             ``subject``, ``background``, ``style``, ``all``: share of frames where the judge sees what was asked;
             ``color``: likewise, ``None`` where the prompt names none; ``trajectory``: see
-            :func:`tav_sdk.trajectory.motion`, of the judged middles; ``flicker``: see :func:`flicker`; ``clip_text``,
-            ``clip_frame``: see :mod:`tav_sdk.evaluate`.
+            :func:`tav_sdk.evaluation.trajectory.motion`, of the judged middles; ``flicker``: see :func:`flicker`;
+            ``clip_text``, ``clip_frame``: see :mod:`tav_sdk.evaluation.evaluate`.
         """
         verdicts = classify(self.classifier, frames)
         found = np.asarray(

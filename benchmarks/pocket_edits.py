@@ -26,10 +26,10 @@ from PIL import Image
 
 from benchmarks import progress, table, write_json
 from benchmarks.pocket_editing import INVERT_WITH, KINDS, ClipEditor, Judge, as_unet, edits_of, settings_of
-from tav_sdk.contact_sheet import contact_sheet
 from tav_sdk.files import new_file, sha256_of, write_text
 from tav_sdk.pocket import SampleClip, find_base, sample_clips
 from tav_sdk.training import BaseModel, InflationOptions
+from tav_sdk.video.contact_sheet import contact_sheet
 
 SCORES = ("subject", "background", "style", "all", "color", "trajectory", "clip_text", "clip_frame")
 

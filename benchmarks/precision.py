@@ -32,12 +32,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from benchmarks import progress, table, write_json
 from benchmarks.models import MID, TINY, write_base
-from tav_sdk.bundle import TEXT_ENCODER, UNET, VAE_DECODER, VAE_ENCODER
+from tav_sdk.bundle.layout import TEXT_ENCODER, UNET, VAE_DECODER, VAE_ENCODER
 from tav_sdk.export.graphs import TextEncoderGraph, VaeDecoderGraph, VaeEncoderGraph
 from tav_sdk.export.precision import HALF, to_half
 from tav_sdk.export.reference import picture
 from tav_sdk.training import InflationOptions, inflate
-from tav_sdk.training.base import BaseModel
+from tav_sdk.training.base.model import BaseModel
 
 BASES = ("tiny", "pocket", "mid")
 CASES: dict[str, dict[str, Any]] = {

@@ -25,15 +25,17 @@ from PIL import Image
 
 from benchmarks import progress, table, write_json
 from benchmarks.pocket_editing import Judge, edits_of, tuned_run
-from tav_sdk.bundle import PRECISIONS, UNET, Bundle
-from tav_sdk.contact_sheet import contact_sheet
-from tav_sdk.evaluate import reconstruction_psnr
+from tav_sdk.bundle.bundle import Bundle
+from tav_sdk.bundle.layout import UNET
+from tav_sdk.bundle.precision import PRECISIONS
+from tav_sdk.evaluation.evaluate import reconstruction_psnr
 from tav_sdk.export import export_bundle
 from tav_sdk.export.quality import bundle_pipeline
 from tav_sdk.files import new_file, write_text
 from tav_sdk.pocket import SampleClip, sample_clips
 from tav_sdk.training import load_run
-from tav_sdk.video import read_video
+from tav_sdk.video.clip import read_video
+from tav_sdk.video.contact_sheet import contact_sheet
 
 SCORES = ("subject", "background", "style", "all", "trajectory", "clip_text", "clip_frame")
 REFERENCE = PRECISIONS[0]

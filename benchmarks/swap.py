@@ -131,7 +131,8 @@ def inputs(work: Path, rounds: int) -> dict[str, Any]:
     import onnx
 
     import tav_sdk
-    from tav_sdk.bundle import UNET, Bundle
+    from tav_sdk.bundle.bundle import Bundle
+    from tav_sdk.bundle.layout import UNET
     from tav_sdk.engines import open_engine
 
     graph = Bundle(work / BUNDLE, verify=False).graph(UNET)

@@ -31,14 +31,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import interleave, progress, spread, table, write_json
+from benchmarks.demo_clip import render_clip
 from benchmarks.models import NUM_TOKENS, SIZES, Size, make_schedule, make_text_encoder, make_vae, make_video_unet
-from tav_sdk.demo_clip import render_clip
-from tav_sdk.export.peers import explicit_products
-from tav_sdk.frames import to_pixels
+from tav_sdk.export.bench.peers import explicit_products
 from tav_sdk.training import InflationOptions, TuneConfig, VideoUNet
-from tav_sdk.training.clip import encode_clip
-from tav_sdk.training.inflation import freeze_all_but_tuned
-from tav_sdk.training.tuner import Tuner
+from tav_sdk.training.encode import encode_clip
+from tav_sdk.training.tune_step import Tuner
+from tav_sdk.training.unet.inflation import freeze_all_but_tuned
+from tav_sdk.video.frames import to_pixels
 
 
 class ReleasedLoop:

@@ -12,8 +12,8 @@ from tav_sdk.engines.base import Engine, EngineStatus, Graph
 from tav_sdk.errors import EngineError, MissingExtraError
 
 MODULES = {
-    "tensorrt": "tav_sdk.engines.trt",
-    "tensorrt-rtx": "tav_sdk.engines.trt",
+    "tensorrt": "tav_sdk.engines.trt.backend",
+    "tensorrt-rtx": "tav_sdk.engines.trt.backend",
     "onnxruntime-tensorrt": "tav_sdk.engines.ort",
     "onnxruntime-tensorrt-rtx": "tav_sdk.engines.ort",
     "onnxruntime-cuda": "tav_sdk.engines.ort",
@@ -125,7 +125,7 @@ def build_engine(graph: Graph, *, engine: str, **options: Any) -> Path | None:
     Args:
         graph: one with a key.
         engine: a name of :data:`MODULES`; it need not run here if it builds here.
-        options: those of :func:`tav_sdk.engines.trt_build.build_plan`; none for ONNX Runtime.
+        options: those of :func:`tav_sdk.engines.trt.build.build_plan`; none for ONNX Runtime.
 
     Returns:
         What was built or found there; ``None`` if the engine starts from the graph itself.

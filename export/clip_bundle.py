@@ -12,17 +12,9 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from tav_sdk.bundle import (
-    REFERENCES,
-    TUNED_FILE,
-    UNET,
-    WINDOWED_UNET,
-    Bundle,
-    FileEntry,
-    StoredTensor,
-    only_differing,
-    write_manifest,
-)
+from tav_sdk.bundle.bundle import Bundle, only_differing
+from tav_sdk.bundle.layout import REFERENCES, TUNED_FILE, UNET, WINDOWED_UNET
+from tav_sdk.bundle.manifest import FileEntry, StoredTensor, write_manifest
 from tav_sdk.errors import BundleError, CheckpointError
 from tav_sdk.files import check_new, new_folder, sha256_of
 from tav_sdk.training.run_folder import Run, load_run

@@ -12,9 +12,12 @@ import numpy as np
 import torch
 from diffusers import ControlNetModel
 
-from tav_sdk.bundle import CONTROLNET, GRAPH_FILE, UNET, Bundle, GraphEntry, TensorEntry, file_entries
-from tav_sdk.cache import Cache, cache_key
-from tav_sdk.controlnet import MANIFEST, ControlNetManifest
+from tav_sdk.bundle.bundle import Bundle
+from tav_sdk.bundle.graph_folder import file_entries
+from tav_sdk.bundle.layout import CONTROLNET, GRAPH_FILE, UNET
+from tav_sdk.bundle.manifest import GraphEntry, TensorEntry
+from tav_sdk.cache.entry import cache_key
+from tav_sdk.cache.store import Cache
 from tav_sdk.errors import BaseModelError, PickledWeightsError
 from tav_sdk.export import graphs
 from tav_sdk.export.parity import check_parity
@@ -22,10 +25,11 @@ from tav_sdk.export.precision import HALF, to_half
 from tav_sdk.export.reference import evaluate
 from tav_sdk.export.to_onnx import export_graph
 from tav_sdk.files import check_new, new_folder, sha256_of, write_text
+from tav_sdk.pipeline.controlnet import MANIFEST, ControlNetManifest
 from tav_sdk.pocket import CONTROLNET as CONTROLNET_FOLDER
 from tav_sdk.pocket import POCKET
 from tav_sdk.progress import Callback, StepProgress, report
-from tav_sdk.training.reading import PICKLED, reading
+from tav_sdk.training.base.reading import PICKLED, reading
 
 WEIGHTS = "diffusion_pytorch_model"
 EXPORTED = "exported"

@@ -18,21 +18,21 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel
 from torch import Tensor, nn
 
-from tav_sdk.bundle import (
+from tav_sdk.bundle.layout import (
     CONTROLNET,
     DOWN_RESIDUAL,
     MID_RESIDUAL,
     PAST,
     PRESENT,
     TEXT_ENCODER,
-    TOLERANCES,
     UNET,
     VAE_DECODER,
     VAE_ENCODER,
     WINDOWED_UNET,
-    chunk_lengths,
 )
+from tav_sdk.bundle.precision import TOLERANCES
 from tav_sdk.engines.base import Graph, TensorSpec
+from tav_sdk.video.frames import chunk_lengths
 
 OPSET = 23
 """Keeps ``Attention``, ``GroupNormalization`` and ``Gelu`` whole; see ``benchmarks/opset.py`` for the measurement."""
@@ -162,7 +162,7 @@ def windowed_unet_contract(unet: GraphContract, past: Mapping[str, Sequence[int]
 
     Args:
         unet: the contract of the U-Net for a whole clip, without control.
-        past: shapes without the batch by name, see :func:`~tav_sdk.training.windowed_unet.past_shapes`.
+        past: shapes without the batch by name, see :func:`~tav_sdk.training.unet.windowed.past_shapes`.
     """
 
     def kept(prefix: str) -> tuple[TensorSpec, ...]:

@@ -23,13 +23,13 @@ import numpy as np
 import onnx_ir
 from onnx_ir.external_data import convert_tensors_to_external
 
-from tav_sdk.bundle import GRAPH_FILE, WEIGHTS_FILE
+from tav_sdk.bundle.layout import GRAPH_FILE, WEIGHTS_FILE
+from tav_sdk.diffusion.sampling import ddim_sample
+from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.engines.base import TensorSpec
 from tav_sdk.engines.select import open_engine
 from tav_sdk.export.graphs import GraphContract
 from tav_sdk.progress import Callback, StepProgress, report
-from tav_sdk.sampling import ddim_sample
-from tav_sdk.schedule import DDIMSchedule
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def quantize(
     """Quantise a U-Net's float32 graph in place; tuned weights stay as they are, inputs of the graph in float32.
 
     Args:
-        path: the graph, with its weights in :data:`~tav_sdk.bundle.WEIGHTS_FILE` beside it.
+        path: the graph, with its weights in :data:`~tav_sdk.bundle.layout.WEIGHTS_FILE` beside it.
         contract: the graph's, as of :func:`~tav_sdk.export.graphs.unet_contract`; a ControlNet's residuals are 0.
         schedule: the base's.
         encoder_hidden_states: ``(1, s, d)`` float32, text states of the clip's caption.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tav_sdk.bundle import TEXT_ENCODER, UNET
+from tav_sdk.bundle.layout import TEXT_ENCODER, UNET
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 INT8 = "int8"

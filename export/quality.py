@@ -17,24 +17,25 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from tav_sdk.bundle import TEXT_ENCODER, UNET, Bundle
+from tav_sdk.bundle.bundle import Bundle
+from tav_sdk.bundle.layout import TEXT_ENCODER, UNET
 from tav_sdk.engines.base import Engine
 from tav_sdk.engines.select import open_engine
 from tav_sdk.errors import NonFiniteOutputError, QualityError, VideoError
-from tav_sdk.evaluate import clip_text, reconstruction_psnr
+from tav_sdk.evaluation.evaluate import clip_text, reconstruction_psnr
 from tav_sdk.export.graphs import TextEncoderGraph
 from tav_sdk.export.parity import rounded
 from tav_sdk.export.precision import HALF
-from tav_sdk.pipeline import Pipeline
+from tav_sdk.pipeline.pipeline import Pipeline
 from tav_sdk.pocket import sample_clips
 from tav_sdk.progress import Callback, StepProgress, report
-from tav_sdk.training.base import BaseModel
+from tav_sdk.training.base.model import BaseModel
 from tav_sdk.training.checkpoint import load_delta
-from tav_sdk.training.clip_score import ClipScorer
-from tav_sdk.training.inflation import inflate
+from tav_sdk.training.clip_scorer import ClipScorer
 from tav_sdk.training.run_folder import Run
 from tav_sdk.training.torch_engine import TorchEngine
-from tav_sdk.video import Video, read_video
+from tav_sdk.training.unet.inflation import inflate
+from tav_sdk.video.clip import Video, read_video
 
 logger = logging.getLogger(__name__)
 

@@ -18,14 +18,15 @@ from onnx_ir.external_data import convert_tensors_to_external
 from onnx_ir.passes import common as passes
 from torch import nn
 
-from tav_sdk.bundle import GRAPH_FILE, TUNED_FILE, WEIGHTS_FILE, StoredTensor
+from tav_sdk.bundle.layout import GRAPH_FILE, TUNED_FILE, WEIGHTS_FILE
+from tav_sdk.bundle.manifest import StoredTensor
 from tav_sdk.errors import EngineError
 from tav_sdk.export.graphs import OPSET, GraphContract
 
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """A graph on disk: its path, and where in :data:`~tav_sdk.bundle.TUNED_FILE` its tuned weights lie."""
+    """A graph on disk: its path, and where in :data:`~tav_sdk.bundle.layout.TUNED_FILE` its tuned weights lie."""
 
     path: Path
     tuned: tuple[StoredTensor, ...]

@@ -7,23 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tav_sdk.adapter import is_in_base
-from tav_sdk.bundle import UNTUNED_FILE, StoredTensor
+from tav_sdk.bundle.layout import UNTUNED_FILE
+from tav_sdk.bundle.manifest import StoredTensor
 from tav_sdk.training.checkpoint import save_tensors
-from tav_sdk.training.inflation import trainable_parameters
-
-
-def untuned_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of what an inflated model, not yet tuned, has from the base in the place of the tuned weights."""
-    return {name: p.detach().clone() for name, p in trainable_parameters(model).items() if is_in_base(name)}
 
 
 def write_untuned(
     weights: Mapping[str, Tensor], tuned: tuple[StoredTensor, ...], folder: Path
 ) -> tuple[StoredTensor, ...]:
-    """Write :data:`~tav_sdk.bundle.UNTUNED_FILE` beside a graph; where each tensor lies in it.
+    """Write :data:`~tav_sdk.bundle.layout.UNTUNED_FILE` beside a graph; where each tensor lies in it.
 
     Args:
         weights: from :func:`untuned_weights`.

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from tav_sdk.bundle import (
+from tav_sdk.bundle.graph_folder import file_entries
+from tav_sdk.bundle.layout import (
     FORMAT_VERSION,
     GRAPH_FILE,
     GRAPHS,
@@ -21,13 +22,9 @@ from tav_sdk.bundle import (
     TOKENIZER,
     UNET,
     WINDOWED_FILE,
-    GraphEntry,
-    Manifest,
-    TensorEntry,
-    check_precision,
-    file_entries,
-    write_manifest,
 )
+from tav_sdk.bundle.manifest import GraphEntry, Manifest, TensorEntry, write_manifest
+from tav_sdk.bundle.precision import check_precision
 from tav_sdk.engines.base import TensorSpec
 from tav_sdk.export import graphs
 from tav_sdk.export.clip_bundle import provenance
@@ -37,15 +34,15 @@ from tav_sdk.export.precision import HALF, INT8, graph_precision, kept_islands, 
 from tav_sdk.export.quality import QUALITY_TOLERANCES, check_edit_quality
 from tav_sdk.export.reference import Reference, evaluate, picture
 from tav_sdk.export.to_onnx import ExportedGraph, export_graph
-from tav_sdk.export.untuned import untuned_weights, write_untuned
+from tav_sdk.export.untuned import write_untuned
 from tav_sdk.files import check_new, new_folder
 from tav_sdk.progress import Callback, StepProgress, report
-from tav_sdk.training.base import BaseModel
-from tav_sdk.training.checkpoint import load_delta
-from tav_sdk.training.inflation import inflate, trainable_parameters
+from tav_sdk.training.base.model import BaseModel
+from tav_sdk.training.checkpoint import load_delta, untuned_weights
 from tav_sdk.training.run_folder import Run, load_run
-from tav_sdk.training.video_unet import VideoUNet
-from tav_sdk.training.windowed_unet import WindowedUNet, can_continue, past_shapes
+from tav_sdk.training.unet.inflation import inflate, trainable_parameters
+from tav_sdk.training.unet.video_unet import VideoUNet
+from tav_sdk.training.unet.windowed import WindowedUNet, can_continue, past_shapes
 
 
 def export_bundle(
@@ -77,12 +74,12 @@ def export_bundle(
         control: let the U-Net take a ControlNet's residuals; costs their addition at each step of every edit.
         windows: let the bundle go on, window by window, with videos longer than the run's clip: the U-Net is traced a
             second time, and shares its weights. Has no effect where that cannot be exact; see
-            :func:`~tav_sdk.training.windowed_unet.can_continue`.
+            :func:`~tav_sdk.training.unet.windowed.can_continue`.
         base: the base model, if it is no longer where the run was tuned.
         loras: its LoRAs, ``FILE:SCALE`` in the same order, if they are no longer where they were.
         tokenizer: its tokenizer's folder, if that is no longer where it was.
-        parity: compare each graph with its model, here on the CPU; without, :func:`tav_sdk.verify.verify` does it on a
-            machine that has the memory for it.
+        parity: compare each graph with its model, here on the CPU; without, :func:`tav_sdk.pipeline.verify.verify`
+            does it on a machine that has the memory for it.
         quality: compare edits in low precision, where the base has its own CLIP; see
             :func:`~tav_sdk.export.quality.check_edit_quality`. Not without ``parity``.
         allow_pickle: read a base's ``.bin`` weights where it has no ``.safetensors``, even if the run did not.
@@ -277,7 +274,7 @@ class _Exporter:
         frames = np.ascontiguousarray(feeds["sample"][:, :, ::-1])
         second = {**feeds, "sample": frames, "position": np.asarray(unet.num_frames), **past}
         reference = evaluate(module, contract, second)
-        # The rest is large, and follows from the U-Net's reference: see tav_sdk.verify.
+        # The rest is large, and follows from the U-Net's reference: see tav_sdk.pipeline.verify.
         output = contract.outputs[0].name
         Reference({}, {output: reference.outputs[output]}).save(self.folder / REFERENCES / f"{contract.name}.npz")
         return module, contract, reference

@@ -17,32 +17,32 @@ from typing import TYPE_CHECKING, Any
 from tav_sdk.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from tav_sdk.diffusion.inversion import Inversion as Inversion
+    from tav_sdk.diffusion.schedule import DDIMSchedule as DDIMSchedule
     from tav_sdk.engines.select import available_engines as available_engines
     from tav_sdk.errors import CancelledError as CancelledError
     from tav_sdk.errors import TavError as TavError
-    from tav_sdk.inversion import Inversion as Inversion
-    from tav_sdk.pipeline import Pipeline as Pipeline
-    from tav_sdk.pipeline import load as load
+    from tav_sdk.pipeline.pipeline import Pipeline as Pipeline
+    from tav_sdk.pipeline.pipeline import load as load
     from tav_sdk.progress import StepProgress as StepProgress
-    from tav_sdk.schedule import DDIMSchedule as DDIMSchedule
-    from tav_sdk.video import Video as Video
-    from tav_sdk.video import probe as probe
-    from tav_sdk.video import read_video as read_video
-    from tav_sdk.video_file import VideoFile as VideoFile
+    from tav_sdk.video.clip import Video as Video
+    from tav_sdk.video.clip import probe as probe
+    from tav_sdk.video.clip import read_video as read_video
+    from tav_sdk.video.file import VideoFile as VideoFile
 
 _HOMES = {
     "CancelledError": "errors",
-    "DDIMSchedule": "schedule",
-    "Inversion": "inversion",
-    "Pipeline": "pipeline",
+    "DDIMSchedule": "diffusion.schedule",
+    "Inversion": "diffusion.inversion",
+    "Pipeline": "pipeline.pipeline",
     "StepProgress": "progress",
     "TavError": "errors",
-    "Video": "video",
-    "VideoFile": "video_file",
+    "Video": "video.clip",
+    "VideoFile": "video.file",
     "available_engines": "engines.select",
-    "load": "pipeline",
-    "probe": "video",
-    "read_video": "video",
+    "load": "pipeline.pipeline",
+    "probe": "video.clip",
+    "read_video": "video.clip",
 }
 __all__ = [
     "CancelledError",

@@ -91,7 +91,7 @@ def clip_path(made_once) -> Path:
     """An mp4 of 10 frames, 64x64, 8 a second."""
 
     def make(path: Path) -> None:
-        from tav_sdk.demo_clip import render_clip
+        from benchmarks.demo_clip import render_clip
 
         render_clip(num_frames=CLIP_FRAMES, height=SIZE, width=SIZE).save(path)
 

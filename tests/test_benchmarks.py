@@ -62,7 +62,7 @@ def test_tune_step_compares_equal_losses(tmp_path, capsys, preset):
 
 
 def test_tune_step_refuses_loops_that_do_different_work(monkeypatch):
-    monkeypatch.setattr("tav_sdk.export.peers.explicit_attention", lambda query, key, value, **_: query)
+    monkeypatch.setattr("tav_sdk.export.bench.peers.explicit_attention", lambda query, key, value, **_: query)
     with pytest.raises(RuntimeError, match="different losses"):
         tune_step.run(tune_step.SIZES["tiny"], steps=1, tolerance=1e-6)
 

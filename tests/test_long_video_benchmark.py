@@ -10,7 +10,7 @@ pytest.importorskip("diffusers")
 
 from benchmarks import long_video
 from tav_sdk.pocket import FOLDER
-from tav_sdk.video import read_video
+from tav_sdk.video.clip import read_video
 
 needs_pocket = pytest.mark.skipif(not (FOLDER / "unet").is_dir(), reason="the base is not in the package folder")
 

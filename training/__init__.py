@@ -12,39 +12,41 @@ from typing import TYPE_CHECKING, Any
 from tav_sdk.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from tav_sdk.training.base import BaseModel as BaseModel
-    from tav_sdk.training.clip_score import ClipScorer as ClipScorer
+    from tav_sdk.training.base.model import BaseModel as BaseModel
+    from tav_sdk.training.base.tiny import make_tiny_base as make_tiny_base
+    from tav_sdk.training.clip_scorer import ClipScorer as ClipScorer
     from tav_sdk.training.config import InflationOptions as InflationOptions
     from tav_sdk.training.config import TuneConfig as TuneConfig
     from tav_sdk.training.import_original import import_original as import_original
-    from tav_sdk.training.inflation import deflate as deflate
-    from tav_sdk.training.inflation import inflate as inflate
-    from tav_sdk.training.inflation import load_original_state as load_original_state
-    from tav_sdk.training.inflation import trainable_parameters as trainable_parameters
-    from tav_sdk.training.memory_plan import plan_memory as plan_memory
+    from tav_sdk.training.memory.plan import plan_memory as plan_memory
     from tav_sdk.training.run_folder import Run as Run
     from tav_sdk.training.run_folder import load_run as load_run
-    from tav_sdk.training.tiny_base import make_tiny_base as make_tiny_base
+    from tav_sdk.training.snapshots import compare_snapshots as compare_snapshots
     from tav_sdk.training.torch_engine import TorchEngine as TorchEngine
     from tav_sdk.training.tuning import tune as tune
-    from tav_sdk.training.video_unet import VideoUNet as VideoUNet
+    from tav_sdk.training.unet.inflation import deflate as deflate
+    from tav_sdk.training.unet.inflation import inflate as inflate
+    from tav_sdk.training.unet.inflation import load_original_state as load_original_state
+    from tav_sdk.training.unet.inflation import trainable_parameters as trainable_parameters
+    from tav_sdk.training.unet.video_unet import VideoUNet as VideoUNet
 
 _HOMES = {
-    "BaseModel": "base",
-    "ClipScorer": "clip_score",
+    "BaseModel": "base.model",
+    "ClipScorer": "clip_scorer",
     "InflationOptions": "config",
     "Run": "run_folder",
     "TorchEngine": "torch_engine",
     "TuneConfig": "config",
-    "VideoUNet": "video_unet",
-    "deflate": "inflation",
+    "VideoUNet": "unet.video_unet",
+    "compare_snapshots": "snapshots",
+    "deflate": "unet.inflation",
     "import_original": "import_original",
-    "inflate": "inflation",
-    "load_original_state": "inflation",
+    "inflate": "unet.inflation",
+    "load_original_state": "unet.inflation",
     "load_run": "run_folder",
-    "make_tiny_base": "tiny_base",
-    "plan_memory": "memory_plan",
-    "trainable_parameters": "inflation",
+    "make_tiny_base": "base.tiny",
+    "plan_memory": "memory.plan",
+    "trainable_parameters": "unet.inflation",
     "tune": "tuning",
 }
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "TorchEngine",
     "TuneConfig",
     "VideoUNet",
+    "compare_snapshots",
     "deflate",
     "import_original",
     "inflate",

@@ -12,11 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tav_sdk.bundle.tuned_weights import is_in_base
 from tav_sdk.errors import CheckpointError, OutputError
 from tav_sdk.files import new_file, write_text
-from tav_sdk.training.differences import listed
-from tav_sdk.training.inflation import trainable_parameters
+from tav_sdk.training.base.mismatches import listed
 from tav_sdk.training.run_folder import RECORD
+from tav_sdk.training.unet.inflation import trainable_parameters
 
 
 def save_delta(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -103,3 +104,8 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "unknown"
     return found
+
+
+def untuned_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of what an inflated model, not yet tuned, has from the base in the place of the tuned weights."""
+    return {name: p.detach().clone() for name, p in trainable_parameters(model).items() if is_in_base(name)}

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from tav_sdk.diffusion.schedule import PredictionType
 from tav_sdk.errors import ConfigError, PromptError
 from tav_sdk.pocket import POCKET
-from tav_sdk.schedule import PredictionType
-from tav_sdk.training.lora_file import LoraFile
-from tav_sdk.training.recommended import read_recommended
+from tav_sdk.training.base.lora_file import LoraFile
+from tav_sdk.training.base.recommended import read_recommended
 
 Preset = Literal["default", "original"]
 TemporalMask = Literal["causal", "none"]
@@ -22,7 +22,7 @@ AttentionMode = Literal["sparse_causal", "spatial", "first", "causal", "full"]
 MixedPrecision = Literal["no", "fp16", "bf16"]
 
 OF_THE_BASE: Any = None
-"""Default of a field that the base decides; see :mod:`tav_sdk.training.recommended`."""
+"""Default of a field that the base decides; see :mod:`tav_sdk.training.base.recommended`."""
 BY_THE_BASE = ("height", "width", "num_train_steps", "learning_rate")
 
 

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from tav_sdk.errors import CheckpointError, PickledWeightsError
 from tav_sdk.files import check_new, new_folder, sha256_of
-from tav_sdk.frames import check_size
-from tav_sdk.training.base import BaseModel
+from tav_sdk.training.base.hub import is_hub_id, snapshot
+from tav_sdk.training.base.mismatches import listed
+from tav_sdk.training.base.model import BaseModel
+from tav_sdk.training.base.reading import reading
 from tav_sdk.training.checkpoint import save_delta, versions, write_record
 from tav_sdk.training.config import InflationOptions, TuneConfig
-from tav_sdk.training.differences import listed
-from tav_sdk.training.hub import is_hub_id, snapshot
-from tav_sdk.training.inflation import inflate, load_original_state, trainable_parameters
-from tav_sdk.training.reading import reading
 from tav_sdk.training.run_folder import DELTA, FORMAT_VERSION, Run, load_run
-from tav_sdk.video import read_video
+from tav_sdk.training.unet.inflation import inflate, load_original_state, trainable_parameters
+from tav_sdk.video.clip import read_video
+from tav_sdk.video.frames import check_size
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 """What diffusers calls a U-Net's weights, in the order of preference."""

@@ -12,16 +12,14 @@ from typing import Any
 
 import torch
 
+from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.errors import CheckpointError, ConfigError, InputError, NonFiniteLossError, OutputError
 from tav_sdk.files import check_new, put_in_place, sha256_of
-from tav_sdk.frames import check_size
 from tav_sdk.progress import Callback, StepProgress, report
-from tav_sdk.schedule import DDIMSchedule
-from tav_sdk.training.base import BaseModel
+from tav_sdk.training.base.model import BaseModel
 from tav_sdk.training.checkpoint import save_delta, versions, write_record
-from tav_sdk.training.clip import prepare
 from tav_sdk.training.config import TuneConfig
-from tav_sdk.training.inflation import inflate
+from tav_sdk.training.encode import prepare
 from tav_sdk.training.run_folder import (
     DELTA,
     FORMAT_VERSION,
@@ -33,8 +31,10 @@ from tav_sdk.training.run_folder import (
     partial_folder,
     snapshot_name,
 )
-from tav_sdk.training.tuner import Tuner
-from tav_sdk.video import Video, read_video
+from tav_sdk.training.tune_step import Tuner
+from tav_sdk.training.unet.inflation import inflate
+from tav_sdk.video.clip import Video, read_video
+from tav_sdk.video.frames import check_size
 
 RESUME = "resume.safetensors"
 MAY_CHANGE = {

@@ -13,7 +13,7 @@ from tav_sdk.engines.select import CHOICES
 from tav_sdk.errors import InputError
 
 if TYPE_CHECKING:
-    from tav_sdk.bundle import Manifest
+    from tav_sdk.bundle.manifest import Manifest
 
 FORMAT = 1
 SLOWER = 1.15
@@ -62,8 +62,9 @@ def bench(
 
       tav bench bundles/skiing --run runs/skiing --against bench.json
     """
-    from tav_sdk.bundle import Bundle
-    from tav_sdk.cli.bench_run import (
+    from tav_sdk.bundle.bundle import Bundle
+    from tav_sdk.export.bench.measure import machine
+    from tav_sdk.export.bench.steps import (
         Candidates,
         changes,
         check_comparable,
@@ -73,7 +74,6 @@ def bench(
         time_steps,
     )
     from tav_sdk.files import check_new_file, write_text
-    from tav_sdk.measure import machine
 
     former = None if against is None else _read(against)
     if json_file is not None:
@@ -118,7 +118,7 @@ def bench(
 
 def _check_video(video: Path, manifest: Manifest) -> None:
     """Read the clip once, so that a bad one is found out now."""
-    from tav_sdk.video import read_video
+    from tav_sdk.video.clip import read_video
 
     tuned = manifest.provenance["tuning"]
     read_video(

@@ -43,8 +43,8 @@ def build(
 
       tav build bundles/skiing --engine tensorrt-rtx --compute-capability 8.9 --compute-capability 12.0
     """
-    from tav_sdk.bundle import Bundle
-    from tav_sdk.cache import cache_root, parse_size
+    from tav_sdk.bundle.bundle import Bundle
+    from tav_sdk.cache.limits import cache_root, parse_size
     from tav_sdk.engines.select import build_engine, engine_status
 
     options: dict[str, Any] = {

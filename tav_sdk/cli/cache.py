@@ -17,7 +17,7 @@ from tav_sdk.cli.console import guarded, say
 from tav_sdk.errors import InputError
 
 if TYPE_CHECKING:
-    from tav_sdk.cache import Cache
+    from tav_sdk.cache.store import Cache
 
 _WHAT = ("name", "engine", "precision", "gpus", "prompt", "num_inversion_steps")
 """The facts that tell entries apart for people, as far as an entry has them."""
@@ -139,7 +139,8 @@ app.command()(guarded(verify))
 
 
 def _caches(kind: Kind | None) -> list[Cache]:
-    from tav_sdk.cache import LIMITS, Cache
+    from tav_sdk.cache.limits import LIMITS
+    from tav_sdk.cache.store import Cache
 
     return [Cache(name) for name in LIMITS if kind is None or name == kind.value]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tav_sdk.adapter import check_adapter_scale
+from tav_sdk.bundle.tuned_weights import check_adapter_scale
 from tav_sdk.cli.base_options import AllowPickle, LorasOfRun, TokenizerFolder
 from tav_sdk.cli.console import say, stages
 from tav_sdk.errors import InputError, PromptError
@@ -88,10 +88,9 @@ def compare(
 
     from PIL import Image
 
-    from tav_sdk.contact_sheet import contact_sheet
-    from tav_sdk.export import compare_snapshots
-    from tav_sdk.training import BaseModel
+    from tav_sdk.training import BaseModel, compare_snapshots
     from tav_sdk.training.tuning import find_device
+    from tav_sdk.video.contact_sheet import contact_sheet
 
     with new_file(out) as path, stages() as show:
         rows = compare_snapshots(

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tav_sdk.control import DETECTORS
 from tav_sdk.errors import InputError, NotEnoughFramesError, PickledWeightsError
 from tav_sdk.pocket import find_controlnet
 from tav_sdk.progress import Callback
+from tav_sdk.video.edges import DETECTORS
 
 if TYPE_CHECKING:
-    from tav_sdk.controlnet import Control, ControlNet
-    from tav_sdk.pipeline import Pipeline
-    from tav_sdk.video import Clip, Video
+    from tav_sdk.pipeline.controlnet import Control, ControlNet
+    from tav_sdk.pipeline.pipeline import Pipeline
+    from tav_sdk.video.clip import Clip, Video
 
 ControlOpt = Annotated[
     str | None,
@@ -88,7 +88,7 @@ def open_control(
     if control is None or controlnet is None:
         yield None
         return
-    from tav_sdk.controlnet import Control
+    from tav_sdk.pipeline.controlnet import Control
 
     video = _video(control, clip, start, stride)
     with _open(controlnet, pipeline, engine, show) as net:
@@ -98,7 +98,7 @@ def open_control(
 
 def _video(control: str, clip: Clip, start: int, stride: int) -> Video:
     """The control video: frame for frame beside the clip."""
-    from tav_sdk.video import Video, read_video
+    from tav_sdk.video.clip import Video, read_video
 
     if control in DETECTORS:
         (frames,) = clip.chunks(clip.num_frames)
@@ -121,7 +121,7 @@ def _video(control: str, clip: Clip, start: int, stride: int) -> Video:
 
 
 def _open(controlnet: Path, pipeline: Pipeline, engine: str, show: Callback) -> ControlNet:
-    from tav_sdk.controlnet import MANIFEST, ControlNet
+    from tav_sdk.pipeline.controlnet import MANIFEST, ControlNet
 
     folder = find_controlnet(controlnet)
     if not (folder / MANIFEST).is_file() and (folder / "config.json").is_file():

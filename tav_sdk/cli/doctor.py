@@ -70,13 +70,13 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = F
 def _facts() -> dict[str, Any]:
     import dataclasses
 
-    from tav_sdk.cache import cache_root
+    from tav_sdk.cache.limits import cache_root
     from tav_sdk.engines.select import MODULES, engine_status
     from tav_sdk.errors import TavError
 
     statuses = [engine_status(engine) for engine in MODULES]
     try:
-        from tav_sdk.engines import cuda
+        from tav_sdk.engines.trt import cuda
 
         gpu = str(cuda.device())
     except TavError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tav_sdk.adapter import check_adapter_scale
+from tav_sdk.bundle.tuned_weights import check_adapter_scale
 from tav_sdk.cli.console import say, stages
 from tav_sdk.cli.control import (
     ControlInversionOpt,
@@ -19,18 +19,18 @@ from tav_sdk.cli.control import (
     check_control,
     open_control,
 )
-from tav_sdk.cli.edit_output import EditOutput, check_format
-from tav_sdk.control import DETECTORS
+from tav_sdk.diffusion.inversion import CORRECTIONS, check_correction, fast_steps
+from tav_sdk.edits.output import EditOutput, check_format
 from tav_sdk.engines.select import CHOICES
 from tav_sdk.errors import InputError, PromptError
 from tav_sdk.files import check_apart, check_new, new_folder
-from tav_sdk.inversion import CORRECTIONS, check_correction, fast_steps
 from tav_sdk.progress import Callback, StepProgress
+from tav_sdk.video.edges import DETECTORS
 
 if TYPE_CHECKING:
-    from tav_sdk.bundle import Manifest
-    from tav_sdk.pipeline import Pipeline
-    from tav_sdk.video import Clip
+    from tav_sdk.bundle.manifest import Manifest
+    from tav_sdk.pipeline.pipeline import Pipeline
+    from tav_sdk.video.clip import Clip
 
 BundleArg = Annotated[Path, typer.Argument(help="A bundle folder written by tav export.")]
 PromptOpt = Annotated[
@@ -185,9 +185,9 @@ def edit(
     check_new(out, overwrite=overwrite)
     check_apart(out, bundle, video)
 
-    from tav_sdk.pipeline import load
-    from tav_sdk.video import read_video
-    from tav_sdk.video_file import VideoFile
+    from tav_sdk.pipeline.pipeline import load
+    from tav_sdk.video.clip import read_video
+    from tav_sdk.video.file import VideoFile
 
     with (
         load(bundle, engine=engine, cache=not no_cache, adapter_scale=adapter_scale) as pipeline,
@@ -340,7 +340,7 @@ def generate(
     check_new(out, overwrite=overwrite)
     check_apart(out, bundle)
 
-    from tav_sdk.pipeline import load
+    from tav_sdk.pipeline.pipeline import load
 
     with (
         load(bundle, engine=engine, adapter_scale=adapter_scale) as pipeline,

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tav_sdk.evaluate import Scores
-    from tav_sdk.training.clip_score import ClipScorer
-    from tav_sdk.video import Video
+    from tav_sdk.evaluation.evaluate import Scores
+    from tav_sdk.training.clip_scorer import ClipScorer
+    from tav_sdk.video.clip import Video
 
 EDITS_FILE, SCORES_FILE, SHEET_FILE = "edits.json", "scores.json", "scores.png"
 SUFFIXES = (".mp4", ".gif", ".webp", ".mov", ".mkv", ".webm", ".avi")
@@ -83,9 +83,9 @@ def evaluate(
         raise InputError(f"{reconstruction} is compared with the source, and {edits} has none; give it with --source")
     truth = None if positions is None else _positions(positions)
 
-    from tav_sdk.evaluate import evaluate as measure
-    from tav_sdk.evaluate import reconstruction_psnr
-    from tav_sdk.video import read_video
+    from tav_sdk.evaluation.evaluate import evaluate as measure
+    from tav_sdk.evaluation.evaluate import reconstruction_psnr
+    from tav_sdk.video.clip import read_video
 
     # All files before the CLIP, which takes its time to load.
     original = None if source is None else read_video(source)
@@ -179,7 +179,7 @@ def _json(path: Path) -> list[Edit]:
 
 
 def _positions(path: Path) -> NDArray[np.float64]:
-    from tav_sdk.trajectory import check_trajectory
+    from tav_sdk.evaluation.trajectory import check_trajectory
 
     if not path.is_file():
         raise InputError(f"there is no file of positions {path}")
@@ -211,7 +211,7 @@ def _scorer(clip: str) -> ClipScorer:
     from tav_sdk.pocket import CLIP, POCKET
 
     try:
-        from tav_sdk.training.clip_score import ClipScorer
+        from tav_sdk.training.clip_scorer import ClipScorer
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("torch", "transformers", "huggingface_hub", "safetensors"):
@@ -234,7 +234,7 @@ def _document(
     psnr: float | None,
     why: str,
 ) -> dict[str, Any]:
-    from tav_sdk.evaluate import DEFINITIONS, DEFINITIONS_VERSION, mean_scores
+    from tav_sdk.evaluation.evaluate import DEFINITIONS, DEFINITIONS_VERSION, mean_scores
 
     notes = {}
     if psnr is None:
@@ -268,7 +268,7 @@ def _number(name: str, value: float | None) -> str:
 def _write(folder: Path, text: str, rows: Mapping[str, Video]) -> None:
     from PIL import Image
 
-    from tav_sdk.contact_sheet import contact_sheet
+    from tav_sdk.video.contact_sheet import contact_sheet
 
     # Both files are complete before either gets its name.
     with new_file(folder / SHEET_FILE) as sheet, new_file(folder / SCORES_FILE) as scores:

@@ -89,7 +89,8 @@ def export(
     """
     check_apart(out, run, *(path for path in (base, bundle) if path))
 
-    from tav_sdk.bundle import Bundle, check_precision
+    from tav_sdk.bundle.bundle import Bundle
+    from tav_sdk.bundle.precision import check_precision
     from tav_sdk.training.run_folder import load_run
 
     if precision is not None:

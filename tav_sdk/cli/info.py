@@ -15,7 +15,7 @@ from rich.table import Table
 from tav_sdk.cli.base_options import PredictionType, Revision, TokenizerFolder
 from tav_sdk.errors import InputError
 from tav_sdk.pocket import find_base
-from tav_sdk.training.hub import is_hub_id
+from tav_sdk.training.base.hub import is_hub_id
 from tav_sdk.training.run_folder import RECORD, STARTED, partial_folder
 
 KINDS = "a bundle, a run, a base model, a ControlNet, a folder of edits or a video"
@@ -89,7 +89,7 @@ def _facts(given: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bundle(path: Path) -> dict[str, Any]:
-    from tav_sdk.bundle import Bundle
+    from tav_sdk.bundle.bundle import Bundle
 
     bundle = Bundle(path)  # compares every file with its hash
     manifest = bundle.manifest
@@ -193,8 +193,9 @@ def _base(path: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _exported_controlnet(path: Path) -> dict[str, Any]:
-    from tav_sdk.bundle import CONTROLNET, GraphFolder
-    from tav_sdk.controlnet import ControlNetManifest
+    from tav_sdk.bundle.graph_folder import GraphFolder
+    from tav_sdk.bundle.layout import CONTROLNET
+    from tav_sdk.pipeline.controlnet import ControlNetManifest
 
     try:
         manifest = ControlNetManifest.model_validate_json((path / EXPORTED_CONTROLNET).read_text(encoding="utf-8"))
@@ -247,7 +248,7 @@ def _edits(path: Path) -> dict[str, Any]:
 
 
 def _video(path: Path) -> dict[str, Any]:
-    from tav_sdk.video import probe
+    from tav_sdk.video.clip import probe
 
     found = probe(path)
     return {

@@ -26,7 +26,7 @@ from tav_sdk.errors import InputError
 from tav_sdk.pocket import POCKET
 
 if TYPE_CHECKING:
-    from tav_sdk.training.memory_plan import BudgetFit, MemoryPlan
+    from tav_sdk.training.memory.report import BudgetFit, MemoryPlan
 
 INFLATION = ("preset", "temporal_mask", "group_norm", "attention", "temporal")
 UNITS = {"": 1, "b": 1} | {

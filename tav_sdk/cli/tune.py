@@ -132,7 +132,7 @@ def tune(
     }
 
     from tav_sdk.training import TuneConfig
-    from tav_sdk.training.lora_file import LoraFile
+    from tav_sdk.training.base.lora_file import LoraFile
 
     read: dict[str, Any] = {}
     if config is not None:

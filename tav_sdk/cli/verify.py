@@ -17,7 +17,7 @@ from tav_sdk.cli.console import say
 from tav_sdk.cli.edit import EngineOpt
 
 if TYPE_CHECKING:
-    from tav_sdk.verify import GraphCheck
+    from tav_sdk.pipeline.verify import GraphCheck
 
 
 def verify(
@@ -36,8 +36,8 @@ def verify(
 
       tav verify bundles/skiing --engine onnxruntime-cpu --json
     """
-    from tav_sdk.bundle import Bundle
-    from tav_sdk.verify import verify as run
+    from tav_sdk.bundle.bundle import Bundle
+    from tav_sdk.pipeline.verify import verify as run
 
     opened = Bundle(bundle)  # compares every file with its hash
     checks = run(opened, engine)

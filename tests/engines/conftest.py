@@ -11,7 +11,7 @@ TUNED = ("out.bias", "out.weight", "q.weight")
 @pytest.fixture(scope="session")
 def rtx():
     """TensorRT for RTX, loaded; it needs no GPU for that."""
-    from tav_sdk.engines.trt_flavour import load
+    from tav_sdk.engines.trt.api import load
 
     try:
         return load("tensorrt-rtx")

@@ -7,10 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tav_sdk.cache import Cache
-from tav_sdk.engines import Graph, TensorSpec, Weights, cuda, trt, trt_build, trt_flavour
-from tav_sdk.engines.trt import TrtEngine, choose_profile, explain_refusal, status
-from tav_sdk.engines.trt_flavour import MODULES, Flavour, load
+from tav_sdk.cache.store import Cache
+from tav_sdk.engines import Graph, TensorSpec, Weights
+from tav_sdk.engines.trt import api, backend, cuda, plan
+from tav_sdk.engines.trt import build as trt_build
+from tav_sdk.engines.trt import engine as trt
+from tav_sdk.engines.trt.api import MODULES, Flavour, load
+from tav_sdk.engines.trt.backend import status
+from tav_sdk.engines.trt.engine import TrtEngine, choose_profile
+from tav_sdk.engines.trt.plan import explain_refusal
 from tav_sdk.errors import EngineError, InputError, MissingExtraError, TavError
 
 WIDTH = 3
@@ -429,50 +434,50 @@ def built(monkeypatch, tmp_path, gpu):
         path.write_bytes(b"plan")
 
     monkeypatch.setenv("TAV_CACHE", str(tmp_path / "cache"))
-    for module in (trt, trt_build):
+    for module in (backend, plan):
         monkeypatch.setattr(module, "build_plan", build)
-    monkeypatch.setattr(trt_build, "load", trt.load)
+        monkeypatch.setattr(module, "load", trt.load)
     return paths
 
 
 def test_a_graph_is_built_into_the_cache_and_found_there(graph, built):
     keyed = replace(graph, key="d" * 64)
-    assert trt.unready(keyed, "tensorrt") == "has to be built first"
+    assert backend.unready(keyed, "tensorrt") == "has to be built first"
     for _ in range(2):
-        with trt.open_graph(keyed, "tensorrt") as engine:
+        with backend.open_graph(keyed, "tensorrt") as engine:
             np.testing.assert_array_equal(engine.run(feeds(), A)["y"], expected(A))
-        assert trt.unready(keyed, "tensorrt") == ""
+        assert backend.unready(keyed, "tensorrt") == ""
     assert len(built) == 1
     assert [entry.facts["gpus"] for entry in Cache("engines").entries()] == [["GPU (8.9)"]]
 
 
 def test_a_graph_without_a_key_leaves_no_plan(graph, built):
     for _ in range(2):
-        with trt.open_graph(graph, "tensorrt") as engine:
+        with backend.open_graph(graph, "tensorrt") as engine:
             np.testing.assert_array_equal(engine.run(feeds(), A)["y"], expected(A))
-        assert trt.unready(graph, "tensorrt") == "has to be built first"
+        assert backend.unready(graph, "tensorrt") == "has to be built first"
     assert len(built) == 2
     assert not any(path.exists() for path in built)
 
 
 def test_building_ahead_serves_opening(graph, built):
     keyed = replace(graph, key="d" * 64)
-    path = trt.build_graph(keyed, "tensorrt", optimization_level=5)
+    path = backend.build_graph(keyed, "tensorrt", optimization_level=5)
     assert path.read_bytes() == b"plan"
-    assert trt.unready(keyed, "tensorrt") == ""
-    trt.open_graph(keyed, "tensorrt").close()
+    assert backend.unready(keyed, "tensorrt") == ""
+    backend.open_graph(keyed, "tensorrt").close()
     assert len(built) == 1
 
 
 def test_an_unknown_build_option_is_named(graph, built):
     with pytest.raises(InputError, match="tensorrt has no build option 'strip'; it has compute_capabilities, optimi"):
-        trt.build_graph(graph, "tensorrt", strip=True)
+        backend.build_graph(graph, "tensorrt", strip=True)
 
 
 def test_nothing_is_built_that_cannot_run(graph, built, monkeypatch):
     monkeypatch.setattr(cuda, "device", no_gpu)
     with pytest.raises(EngineError, match="CUDA cannot find a GPU"):
-        trt.open_graph(graph, "tensorrt")
+        backend.open_graph(graph, "tensorrt")
     assert built == []
 
 
@@ -518,7 +523,7 @@ def test_the_bindings_of_cuda_may_be_missing(rtx, monkeypatch):
 )
 def test_a_missing_module_has_its_pip_line(engine, fix, monkeypatch):
     monkeypatch.setitem(MODULES, engine, "no_such_module")
-    monkeypatch.setattr(trt, "loaded_other", lambda _: "")
+    monkeypatch.setattr(backend, "loaded_other", lambda _: "")
     found = status(engine)
     assert (found.runs, found.builds, found.detail, found.fix) == (False, False, "no_such_module is not installed", fix)
 
@@ -527,7 +532,7 @@ def test_libraries_that_do_not_load_are_told(tmp_path, monkeypatch):
     (tmp_path / "broken_trt.py").write_text("raise OSError('libnvinfer.so.11: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(MODULES, "tensorrt", "broken_trt")
-    for module in (trt, trt_flavour):
+    for module in (backend, api):
         monkeypatch.setattr(module, "loaded_other", lambda _: "")
     found = status("tensorrt")
     assert (found.runs, found.builds) == (False, False)
@@ -604,7 +609,7 @@ def test_a_gpu_computes_what_onnx_runtime_does(on_gpu, request, tmp_path, monkey
     graph, (a, b), _ = request.getfixturevalue("attention")
     rng = np.random.default_rng(1)
     given = {n: {"x": rng.standard_normal((n, 5, 64), np.float32), "step": np.asarray(3)} for n in (1, 2)}
-    with OrtEngine(graph) as reference, trt.open_graph(replace(graph, key="e" * 64), on_gpu) as tensorrt:
+    with OrtEngine(graph) as reference, backend.open_graph(replace(graph, key="e" * 64), on_gpu) as tensorrt:
         first = {}
         for clip in (a, b, a, a, b, a):  # clips come back, and from the second run on it is a CUDA graph
             for batch, values in given.items():
@@ -618,7 +623,7 @@ def test_a_gpu_computes_what_onnx_runtime_does(on_gpu, request, tmp_path, monkey
 def test_threads_share_a_gpu(on_gpu, request):
     graph, clips, _ = request.getfixturevalue("attention")
     values = {"x": np.ones((1, 5, 64), np.float32), "step": np.asarray(3)}
-    with trt.open_graph(graph, on_gpu) as tensorrt:
+    with backend.open_graph(graph, on_gpu) as tensorrt:
         alone = [tensorrt.run(values, clip)["y"] for clip in clips]
         with ThreadPoolExecutor(4) as pool:
             together = list(pool.map(lambda number: tensorrt.run(values, clips[number % 2])["y"], range(40)))

@@ -6,19 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tav_sdk.cache import Cache
-from tav_sdk.engines import Graph, TensorSpec, cuda, trt_build
-from tav_sdk.engines.trt_build import (
-    PLAN_FILE,
-    BuildOptions,
-    build_plan,
-    find_plan,
-    has_plan,
-    make_plan,
-    plan_facts,
-    profiles_of,
-)
-from tav_sdk.engines.trt_flavour import Flavour, load
+from tav_sdk.cache.store import Cache
+from tav_sdk.engines import Graph, TensorSpec
+from tav_sdk.engines.trt import build as trt_build
+from tav_sdk.engines.trt import cuda
+from tav_sdk.engines.trt import plan as trt_plan
+from tav_sdk.engines.trt.api import Flavour, load
+from tav_sdk.engines.trt.build import BuildOptions, build_plan, profiles_of
+from tav_sdk.engines.trt.plan import PLAN_FILE, find_plan, has_plan, make_plan, plan_facts
 from tav_sdk.errors import EngineError, InputError, OutputError
 
 RTX = "tensorrt-rtx"
@@ -110,7 +105,8 @@ def test_profiles_share_the_weights(rtx, tmp_path):
 
 
 def test_the_unet_of_a_bundle_builds_with_all_its_tuned_weights_as_inputs(rtx, tiny_bundle, tmp_path):
-    from tav_sdk.bundle import UNET, Bundle
+    from tav_sdk.bundle.bundle import Bundle
+    from tav_sdk.bundle.layout import UNET
 
     bundle = Bundle(tiny_bundle)
     graph = replace(bundle.graph(UNET), axes={"batch": (2,)})
@@ -295,7 +291,7 @@ def test_a_plan_for_this_gpu_is_found_and_one_for_another_is_not(
     graph, cache, quick, monkeypatch, built, capability, found
 ):
     make_plan(graph, RTX, options=BuildOptions(compute_capabilities=built, optimization_level=5), cache=cache)
-    monkeypatch.setattr(trt_build, "_capability", lambda: capability)
+    monkeypatch.setattr(trt_plan, "_capability", lambda: capability)
     assert has_plan(graph, RTX, cache=cache) is found
     assert (find_plan(graph, RTX, cache=cache) is not None) is found
 
@@ -303,7 +299,7 @@ def test_a_plan_for_this_gpu_is_found_and_one_for_another_is_not(
 def test_a_plan_for_this_gpu_alone_comes_first(graph, cache, quick, monkeypatch):
     orders = [("8.9",), ("8.6", "8.9"), ("8.6",), ()]
     plans = [make_plan(graph, RTX, options=BuildOptions(compute_capabilities=order), cache=cache) for order in orders]
-    monkeypatch.setattr(trt_build, "_capability", lambda: "8.9")
+    monkeypatch.setattr(trt_plan, "_capability", lambda: "8.9")
     for plan in (plans[0], plans[1], plans[3]):
         assert find_plan(graph, RTX, cache=cache) == plan
         cache.remove(plan.parent.name)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import tav_sdk
-from tav_sdk.bundle import GRAPHS, WINDOWED_UNET, Bundle
+from tav_sdk.bundle.bundle import Bundle
+from tav_sdk.bundle.layout import GRAPHS, WINDOWED_UNET
 from tav_sdk.errors import BundleError, CheckpointError, InputError, OutputError
 from tav_sdk.export import export_bundle, export_clip
 from tav_sdk.training import load_run
@@ -222,7 +223,7 @@ def test_a_bundle_with_other_options_is_not_swapped_in(tiny_bundle, bundle_copy,
 
 def test_engines_that_were_given_keep_their_weights(tiny_bundle, other_bundle):
     from tav_sdk.engines import open_engine
-    from tav_sdk.pipeline import Pipeline
+    from tav_sdk.pipeline.pipeline import Pipeline
 
     bundle = Bundle(tiny_bundle)
     with open_engine(bundle.graph("unet"), engine="onnxruntime-cpu") as engine:

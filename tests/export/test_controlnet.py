@@ -12,12 +12,13 @@ import diffusers
 import torch
 
 import tav_sdk
-from tav_sdk.bundle import DOWN_RESIDUAL, MID_RESIDUAL, UNET, Bundle
-from tav_sdk.controlnet import Control, ControlNet
+from tav_sdk.bundle.bundle import Bundle
+from tav_sdk.bundle.layout import DOWN_RESIDUAL, MID_RESIDUAL, UNET
 from tav_sdk.errors import BaseModelError, BundleError, InputError, PickledWeightsError
 from tav_sdk.export import export_bundle, export_controlnet
+from tav_sdk.pipeline.controlnet import Control, ControlNet
 from tav_sdk.training import BaseModel
-from tav_sdk.video import Video
+from tav_sdk.video.clip import Video
 
 
 def make_controlnet(base, folder, **changes):

@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("diffusers")
 
-from tav_sdk.bundle import TUNED_FILE, UNET, UNTUNED_FILE, WEIGHTS_FILE, WINDOWED_FILE, Bundle
+from tav_sdk.bundle.bundle import Bundle
+from tav_sdk.bundle.layout import TUNED_FILE, UNET, UNTUNED_FILE, WEIGHTS_FILE, WINDOWED_FILE
 from tav_sdk.engines import open_engine
 from tav_sdk.errors import CancelledError
 from tav_sdk.export import export_clip

@@ -9,11 +9,12 @@ pytest.importorskip("torch")
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tav_sdk.bundle import UNET, Bundle
+from tav_sdk.bundle.bundle import Bundle
+from tav_sdk.bundle.layout import UNET
 from tav_sdk.errors import InputError
-from tav_sdk.export.operations import count_work
-from tav_sdk.export.peaks import SIZES, bandwidth, matmul_peak
-from tav_sdk.export.peers import EXPLICIT, PEERS, SDPA, explicit_attention, peer_engines
+from tav_sdk.export.bench.peaks import SIZES, bandwidth, matmul_peak
+from tav_sdk.export.bench.peers import EXPLICIT, PEERS, SDPA, explicit_attention, peer_engines
+from tav_sdk.export.bench.work import count_work
 from tav_sdk.training.run_folder import load_run
 
 
@@ -55,8 +56,8 @@ def test_an_axis_without_a_length_is_named(tiny_bundle):
 
 
 def test_the_machine_multiplies_and_copies(monkeypatch):
-    monkeypatch.setattr("tav_sdk.export.peaks.SIZES", (64,))
-    monkeypatch.setattr("tav_sdk.export.peaks._COPIED", 2**20)
+    monkeypatch.setattr("tav_sdk.export.bench.peaks.SIZES", (64,))
+    monkeypatch.setattr("tav_sdk.export.bench.peaks._COPIED", 2**20)
     assert SIZES[0] == 1024
     peaks = matmul_peak(repeats=1)
     assert peaks.keys() == {"fp32", "bf16"}

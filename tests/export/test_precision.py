@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from tav_sdk.bundle import GRAPHS, TOLERANCES, TUNED_FILE, Bundle, check_precision
+from tav_sdk.bundle.bundle import Bundle
+from tav_sdk.bundle.layout import GRAPHS, TUNED_FILE
+from tav_sdk.bundle.precision import TOLERANCES, check_precision
 from tav_sdk.engines import TensorSpec, open_engine
 from tav_sdk.errors import ConfigError, ParityError
 from tav_sdk.export import export_bundle, export_clip

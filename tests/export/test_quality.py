@@ -11,7 +11,9 @@ import pytest
 
 pytest.importorskip("diffusers")
 
-from tav_sdk.bundle import UNET, WEIGHTS_FILE, Bundle, file_entries
+from tav_sdk.bundle.bundle import Bundle
+from tav_sdk.bundle.graph_folder import file_entries
+from tav_sdk.bundle.layout import UNET, WEIGHTS_FILE
 from tav_sdk.errors import CancelledError, ParityError, QualityError
 from tav_sdk.export import export_bundle
 from tav_sdk.export.graphs import GraphContract
@@ -19,7 +21,7 @@ from tav_sdk.export.int8 import quantize
 from tav_sdk.export.quality import QUALITY_TOLERANCES, QualityTolerance, check_edit_quality, check_tolerance
 from tav_sdk.pocket import CLIP
 from tav_sdk.training import load_run
-from tav_sdk.training.base import BaseModel
+from tav_sdk.training.base.model import BaseModel
 
 GOOD = {"psnr": 40.0, "clip_text": 90.0, "clip_text_fp32": 90.0}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tav_sdk.bundle import TUNED_FILE, WEIGHTS_FILE
+from tav_sdk.bundle.layout import TUNED_FILE, WEIGHTS_FILE
 from tav_sdk.engines import TensorSpec
 from tav_sdk.errors import ParityError
 from tav_sdk.export.graphs import GraphContract

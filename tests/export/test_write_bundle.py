@@ -5,7 +5,9 @@ import numpy as np
 import onnx
 import pytest
 
-from tav_sdk.bundle import GRAPHS, TOLERANCES, TUNED_FILE, UNTUNED_FILE, WINDOWED_UNET, Bundle
+from tav_sdk.bundle.bundle import Bundle
+from tav_sdk.bundle.layout import GRAPHS, TUNED_FILE, UNTUNED_FILE, WINDOWED_UNET
+from tav_sdk.bundle.precision import TOLERANCES
 from tav_sdk.errors import BaseModelError, CancelledError, OutputError, ParityError, QualityError
 from tav_sdk.export import export_bundle, write_bundle
 from tav_sdk.export.int8 import STEPS
@@ -100,7 +102,7 @@ def test_a_folder_that_is_not_empty_is_refused(tiny_run, tmp_path):
 
 def test_the_comparison_can_be_left_to_the_machine_that_runs_the_bundle(tiny_run, tmp_path, monkeypatch):
     from tav_sdk.export import write_bundle
-    from tav_sdk.verify import verify
+    from tav_sdk.pipeline.verify import verify
 
     monkeypatch.setattr(write_bundle, "check_parity", None)
     bundle = export_bundle(tiny_run, tmp_path / "bundle", parity=False, windows=False)

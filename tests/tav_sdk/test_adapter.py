@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tav_sdk.adapter import check_adapter_scale, is_in_base, scale_adapter, scale_tensors
+from tav_sdk.bundle.tuned_weights import check_adapter_scale, is_in_base, scale_adapter, scale_tensors
 from tav_sdk.engines.base import Weights
 from tav_sdk.errors import InputError
 

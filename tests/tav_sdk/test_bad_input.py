@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tav_sdk.demo_clip import render_clip
+from benchmarks.demo_clip import render_clip
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,7 +3,9 @@ import os
 
 import pytest
 
-from tav_sdk.bundle import FORMAT_VERSION, Bundle, file_entries
+from tav_sdk.bundle.bundle import Bundle
+from tav_sdk.bundle.graph_folder import file_entries
+from tav_sdk.bundle.layout import FORMAT_VERSION
 from tav_sdk.errors import BundleError, BundleVersionError
 
 

@@ -13,7 +13,7 @@ import yaml
 from tav_sdk.cli.console import guarded
 from tav_sdk.errors import InputError
 from tav_sdk.version import __version__
-from tav_sdk.video import read_video
+from tav_sdk.video.clip import read_video
 
 
 def test_the_version(tav):
@@ -135,8 +135,9 @@ def test_info_on_a_bundle_for_people(tav, bundle_copy, edit_manifest, monkeypatc
 @pytest.fixture
 def exported_controlnet(tiny_bundle, tmp_path):
     """What an exported ControlNet's folder looks like; the graph is another one."""
-    from tav_sdk.bundle import Bundle, file_entries
-    from tav_sdk.controlnet import ControlNetManifest
+    from tav_sdk.bundle.bundle import Bundle
+    from tav_sdk.bundle.graph_folder import file_entries
+    from tav_sdk.pipeline.controlnet import ControlNetManifest
 
     folder = tmp_path / "edges"
     shutil.copytree(tiny_bundle / "vae_encoder", folder / "controlnet")

@@ -10,16 +10,16 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from tav_sdk.bench import STAGES, peak_bytes
-from tav_sdk.cli import bench_run
-from tav_sdk.cli.bench_run import changes, report_steps
+from tav_sdk.export.bench import steps as bench_run
+from tav_sdk.export.bench.edit import STAGES, peak_bytes
+from tav_sdk.export.bench.steps import changes, report_steps
 
 
 @pytest.fixture(autouse=True)
 def small_machine(monkeypatch):
     """The machine's speed is measured with small matrices."""
-    monkeypatch.setattr("tav_sdk.export.peaks.SIZES", (64,))
-    monkeypatch.setattr("tav_sdk.export.peaks._COPIED", 2**20)
+    monkeypatch.setattr("tav_sdk.export.bench.peaks.SIZES", (64,))
+    monkeypatch.setattr("tav_sdk.export.bench.peaks._COPIED", 2**20)
 
 
 def test_engines_are_compared(tav, tiny_bundle, tmp_path):
@@ -91,7 +91,7 @@ def test_another_run_is_refused(tav, tiny_bundle, tiny_run, bundle_copy, edit_ma
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux")
 def test_the_peak_is_the_process_own_whatever_its_parent_held():
     held = np.ones(40_000_000)  # 320 MB
-    command = "from tav_sdk.bench import peak_bytes; print(peak_bytes())"
+    command = "from tav_sdk.export.bench.edit import peak_bytes; print(peak_bytes())"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert 2**20 < int(done.stdout) < held.nbytes < peak_bytes()
 
@@ -136,9 +136,9 @@ def test_a_regression_leaves_with_1(tav, tiny_bundle, tmp_path, monkeypatch):
 
 def test_a_run_adds_the_peers_in_pytorch(tav, tiny_bundle, tiny_run, tmp_path, monkeypatch):
     pytest.importorskip("torch")
-    from tav_sdk.export.peers import SDPA
+    from tav_sdk.export.bench.peers import SDPA
 
-    monkeypatch.setattr("tav_sdk.export.peers.PEERS", (SDPA,))  # compiling takes long
+    monkeypatch.setattr("tav_sdk.export.bench.peers.PEERS", (SDPA,))  # compiling takes long
     file = tmp_path / "bench.json"
     how = ("--engine", "onnxruntime-cpu", "--rounds", 1, "--json", file)
     assert tav("bench", tiny_bundle, "--run", tiny_run, *how).exit_code == 0

@@ -84,7 +84,7 @@ def statuses(monkeypatch):
 
 @pytest.fixture
 def graph(tiny_bundle):
-    from tav_sdk.bundle import Bundle
+    from tav_sdk.bundle.bundle import Bundle
 
     return Bundle(tiny_bundle).graph("unet")
 

@@ -10,10 +10,10 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
-from tav_sdk.evaluate import DEFINITIONS, DEFINITIONS_VERSION
+from tav_sdk.evaluation.evaluate import DEFINITIONS, DEFINITIONS_VERSION
 from tav_sdk.files import sha256_of
 from tav_sdk.pocket import CLIP, sample_clips
-from tav_sdk.video import Video, read_video
+from tav_sdk.video.clip import Video, read_video
 
 CLIPS = sample_clips()
 PAIRS = {"00.mp4": CLIPS["car-road"].caption, "01.mp4": CLIPS["elephant-desert"].caption}
@@ -269,7 +269,7 @@ def test_the_output_is_a_file(refused, edits):
 
 
 def test_without_torch_the_extra_is_named(refused, edits, monkeypatch):
-    monkeypatch.delitem(sys.modules, "tav_sdk.training.clip_score", raising=False)
+    monkeypatch.delitem(sys.modules, "tav_sdk.training.clip_scorer", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     refused("tav evaluate needs the module 'torch', which is not installed. Install it with: pip install \"tav", edits)
 

@@ -67,10 +67,11 @@ def test_a_gpu_is_labelled_as_not_measured(tav, tiny_base):
 @pytest.fixture
 def budget_of(monkeypatch):
     """``budget_of(stage, remedies, ...)``: what every plan says from now on of 12 GB."""
-    from tav_sdk.training import memory_plan, plan_memory
+    from tav_sdk.training import plan_memory
+    from tav_sdk.training.memory.report import BudgetFit
 
     def say(stage, *remedies, **fields):
-        fit = memory_plan.BudgetFit(memory=12 * 10**9, remedies=remedies, **fields)
+        fit = BudgetFit(memory=12 * 10**9, remedies=remedies, **fields)
 
         def plan(*args, memory, **kwargs):
             assert memory == fit.memory
@@ -83,7 +84,7 @@ def budget_of(monkeypatch):
 
 @pytest.fixture
 def remedy():
-    from tav_sdk.training.memory_plan import Remedy
+    from tav_sdk.training.memory.report import Remedy
 
     return Remedy(option="--gradient-checkpointing", peak=11_000_000_000, fits=True)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tav_sdk.contact_sheet import contact_sheet, frame_sheet
 from tav_sdk.errors import InputError
-from tav_sdk.video import Video
+from tav_sdk.video.clip import Video
+from tav_sdk.video.contact_sheet import contact_sheet, frame_sheet
 
 
 def _grey(num_frames: int, height: int = 40, width: int = 100) -> np.ndarray:

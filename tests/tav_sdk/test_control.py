@@ -6,9 +6,9 @@ import pytest
 pytest.importorskip("cv2")
 
 from tav_sdk.cli.control import _video
-from tav_sdk.control import DETECTORS, agreement, canny, soft_edges
 from tav_sdk.errors import InputError
-from tav_sdk.video import Video
+from tav_sdk.video.clip import Video
+from tav_sdk.video.edges import DETECTORS, agreement, canny, soft_edges
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from tav_sdk.demo_clip import render_clip
+from benchmarks.demo_clip import render_clip
 
 
 def red_column(frame):

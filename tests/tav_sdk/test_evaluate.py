@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tav_sdk.errors import InputError
-from tav_sdk.evaluate import (
+from tav_sdk.evaluation.evaluate import (
     DEFINITIONS,
     Scores,
     clip_adjacent,

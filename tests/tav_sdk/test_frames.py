@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tav_sdk.errors import InputError, SizeError
-from tav_sdk.frames import apply_display_matrix, check_size, cover_crop, to_frames, to_pixels
+from tav_sdk.video.frames import apply_display_matrix, check_size, cover_crop, to_frames, to_pixels
 
 
 def test_every_value_survives_the_round_trip() -> None:
@@ -36,7 +36,10 @@ def test_half_precision_pixels_are_taken() -> None:
 @pytest.mark.parametrize(
     ("frames", "text"),
     [
-        (np.zeros((2, 4, 4, 3), np.float32), "expected dtype uint8 (RGB, 0 to 255), got float32. Use tav_sdk.frames"),
+        (
+            np.zeros((2, 4, 4, 3), np.float32),
+            "expected dtype uint8 (RGB, 0 to 255), got float32. Use tav_sdk.video.frames",
+        ),
         (np.zeros((2, 3, 4, 4), np.uint8), "expected shape (f, h, w, 3), got (2, 3, 4, 4)"),
         (np.zeros((4, 4, 3), np.uint8), "got (4, 4, 3). One image needs a frame axis: image[None]."),
         (np.zeros((0, 4, 4, 3), np.uint8), "expected at least one frame of at least one pixel, got shape (0, 4, 4, 3)"),

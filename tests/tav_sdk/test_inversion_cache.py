@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tav_sdk import inversion_cache
-from tav_sdk.cache import Cache, cache_key
-from tav_sdk.inversion import Inversion
-from tav_sdk.inversion_cache import InversionCache, InversionFacts
-from tav_sdk.schedule import DDIMSchedule
+from tav_sdk.cache.entry import cache_key
+from tav_sdk.cache.store import Cache
+from tav_sdk.diffusion.inversion import Inversion
+from tav_sdk.diffusion.schedule import DDIMSchedule
+from tav_sdk.pipeline import inversion_cache
+from tav_sdk.pipeline.inversion_cache import InversionCache, InversionFacts
 
 FACTS = InversionFacts(
     clip="c" * 64,

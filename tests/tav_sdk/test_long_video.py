@@ -12,15 +12,16 @@ pytest.importorskip("torch")
 
 import torch
 
-from tav_sdk.bundle import UNET, WINDOWED_UNET, Bundle
+from tav_sdk.bundle.bundle import Bundle
+from tav_sdk.bundle.layout import UNET, WINDOWED_UNET
 from tav_sdk.errors import BundleError, CancelledError, InputError, OutputError
-from tav_sdk.export.peers import SDPA, peer_engines
-from tav_sdk.pipeline import Pipeline, load
+from tav_sdk.export.bench.peers import SDPA, peer_engines
+from tav_sdk.pipeline.pipeline import Pipeline, load
+from tav_sdk.pipeline.windows import PastStore
 from tav_sdk.training.checkpoint import load_delta
-from tav_sdk.training.inflation import inflate
 from tav_sdk.training.run_folder import load_run
-from tav_sdk.video import Video, read_video
-from tav_sdk.windows import PastStore
+from tav_sdk.training.unet.inflation import inflate
+from tav_sdk.video.clip import Video, read_video
 
 WINDOW = 4
 LENGTHS = (WINDOW, WINDOW + 1, 2 * WINDOW + 3, 5 * WINDOW)
@@ -42,7 +43,7 @@ def pipeline(tiny_bundle):
 @pytest.fixture(scope="module")
 def one_pass(tiny_run):
     """The inflated U-Net over all frames at once, in PyTorch."""
-    from tav_sdk.training.base import BaseModel
+    from tav_sdk.training.base.model import BaseModel
 
     run = load_run(tiny_run)
     unet = inflate(BaseModel.of_run(run).load_unet(), run.config.inflation, WINDOW).eval()
@@ -177,7 +178,7 @@ def test_windows_are_reported_and_can_be_cancelled(pipeline):
 
 @pytest.mark.parametrize("stage", ["inversion", "sampling"])
 def test_a_killed_edit_goes_on_where_it_stopped(tiny_bundle, monkeypatch, stage):
-    monkeypatch.setattr("tav_sdk.unfinished.SECONDS", 0)
+    monkeypatch.setattr("tav_sdk.pipeline.resume.SECONDS", 0)
     clip, seen = clip_of(WINDOW + 1), []
 
     def stop(step):
@@ -210,7 +211,7 @@ def interrupt_sampling(step):
 
 
 def test_another_edit_does_not_go_on_with_it(tiny_bundle, monkeypatch):
-    monkeypatch.setattr("tav_sdk.unfinished.SECONDS", 0)
+    monkeypatch.setattr("tav_sdk.pipeline.resume.SECONDS", 0)
     seen = []
     with load(tiny_bundle, engine="onnxruntime-cpu") as pipeline:
         with pytest.raises(KeyboardInterrupt):
@@ -220,9 +221,9 @@ def test_another_edit_does_not_go_on_with_it(tiny_bundle, monkeypatch):
 
 
 def test_a_damaged_remainder_is_not_used(tiny_bundle, monkeypatch, caplog):
-    from tav_sdk.cache import cache_root
+    from tav_sdk.cache.limits import cache_root
 
-    monkeypatch.setattr("tav_sdk.unfinished.SECONDS", 0)
+    monkeypatch.setattr("tav_sdk.pipeline.resume.SECONDS", 0)
     seen = []
     with load(tiny_bundle, engine="onnxruntime-cpu") as pipeline:
         with pytest.raises(KeyboardInterrupt):

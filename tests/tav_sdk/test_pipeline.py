@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 import tav_sdk
-from tav_sdk.bundle import Bundle
+from tav_sdk.bundle.bundle import Bundle
+from tav_sdk.diffusion.inversion import ddim_invert
+from tav_sdk.diffusion.sampling import ddim_sample
 from tav_sdk.engines import open_engine
 from tav_sdk.errors import BundleError, CancelledError, EngineError, InputError
-from tav_sdk.inversion import ddim_invert
-from tav_sdk.pipeline import Pipeline
-from tav_sdk.sampling import ddim_sample
+from tav_sdk.pipeline.pipeline import Pipeline
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,8 @@ def test_latents_are_the_posteriors_mean_or_a_seeded_sample_of_it(pipeline, clip
 
 def test_encoding_equals_diffusers(pipeline, clip, tiny_base):
     torch = pytest.importorskip("torch")
-    from tav_sdk.frames import to_pixels
     from tav_sdk.training import BaseModel
+    from tav_sdk.video.frames import to_pixels
 
     base = BaseModel(tiny_base)
     with torch.no_grad():

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from tav_sdk.diffusion.sampling import ddim_sample
+from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.errors import CancelledError, InputError
-from tav_sdk.sampling import ddim_sample
-from tav_sdk.schedule import DDIMSchedule
 
 SCHEDULE = DDIMSchedule(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False

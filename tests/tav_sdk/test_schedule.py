@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
+from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.errors import ConfigError, InputError
-from tav_sdk.schedule import DDIMSchedule
 
 SD14 = {
     "_class_name": "PNDMScheduler",

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
+from tav_sdk.bundle.tokenizer import PromptTruncatedWarning, Tokenizer
 from tav_sdk.errors import BundleError, PromptError
-from tav_sdk.text import PromptTruncatedWarning, Tokenizer
 from tav_sdk.training import BaseModel
 
 TEXT = (

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tav_sdk.errors import InputError
+from tav_sdk.evaluation.trajectory import find_trajectory, motion
 from tav_sdk.pocket import sample_clips
-from tav_sdk.trajectory import find_trajectory, motion
-from tav_sdk.video import read_video
+from tav_sdk.video.clip import read_video
 
 CLIPS = sample_clips()
 

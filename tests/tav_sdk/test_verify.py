@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from tav_sdk import verify as module
-from tav_sdk.bundle import GRAPHS, PRESENT, WINDOWED_UNET, Bundle
+from tav_sdk.bundle.bundle import Bundle
+from tav_sdk.bundle.layout import GRAPHS, PRESENT, WINDOWED_UNET
 from tav_sdk.engines import Engine
 from tav_sdk.errors import BundleError, EngineError
-from tav_sdk.verify import CPU, MODEL, NOTHING, SAME_GRAPH, verify
+from tav_sdk.pipeline import verify as module
+from tav_sdk.pipeline.verify import CPU, MODEL, NOTHING, SAME_GRAPH, verify
 
 
 def damage(bundle, name, change):
@@ -248,7 +249,7 @@ def test_it_needs_no_torch(run, tiny_bundle, tmp_path):
     import sys
 
     code = (
-        f"import sys; sys.path.insert(0, {str(sys.path[0])!r}); from tav_sdk.verify import verify; "
+        f"import sys; sys.path.insert(0, {str(sys.path[0])!r}); from tav_sdk.pipeline.verify import verify; "
         f"checks = verify({str(tiny_bundle)!r}, 'onnxruntime-cpu'); "
         "sys.exit('torch' in sys.modules or not all(check.passed for check in checks))"
     )

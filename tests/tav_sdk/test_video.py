@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tav_sdk import video as video_module
 from tav_sdk.errors import (
     InputError,
     NotAVideoError,
@@ -27,8 +26,9 @@ from tav_sdk.errors import (
     TruncatedVideoError,
     VideoNotFoundError,
 )
-from tav_sdk.video import Video, VideoInfo, probe, read_video
-from tav_sdk.video_writer import WRITERS
+from tav_sdk.video import clip as video_module
+from tav_sdk.video.clip import Video, VideoInfo, probe, read_video
+from tav_sdk.video.writer import WRITERS
 
 CLIPS = Path(__file__).resolve().parents[3] / "shared" / "clips"
 
@@ -476,7 +476,9 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_importing_loads_neither_codecs_nor_pillow() -> None:
-    code = "import sys, tav_sdk.video, tav_sdk.contact_sheet; print([m for m in ('av', 'PIL') if m in sys.modules])"
+    code = (
+        "import sys, tav_sdk.video, tav_sdk.video.contact_sheet; print([m for m in ('av', 'PIL') if m in sys.modules])"
+    )
     root = Path(video_module.__file__).resolve().parents[1]
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert result.stdout.strip() == "[]"

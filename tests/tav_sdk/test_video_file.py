@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from tav_sdk.errors import InputError, OutputError, TavError, VideoError, VideoNotFoundError
-from tav_sdk.video import Clip, Video, read_video
-from tav_sdk.video_file import VideoFile
-from tav_sdk.video_writer import VideoWriter
+from tav_sdk.video.clip import Clip, Video, read_video
+from tav_sdk.video.file import VideoFile
+from tav_sdk.video.writer import VideoWriter
 
 
 def _noise(num_frames: int, height: int = 48, width: int = 64) -> np.ndarray:

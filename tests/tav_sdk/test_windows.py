@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tav_sdk.errors import InputError
-from tav_sdk.windows import BlendedUNet, blended_runs
+from tav_sdk.pipeline.windows import BlendedUNet, blended_runs
 
 T, STATES = np.asarray(500), np.zeros((1, 77, 4), np.float32)
 

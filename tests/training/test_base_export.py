@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tav_sdk import load, read_video
+from tav_sdk.bundle.tokenizer import Tokenizer
 from tav_sdk.export import export_bundle
-from tav_sdk.text import Tokenizer
 from tav_sdk.training import BaseModel, TuneConfig, load_run, tune
 
 SIZE = {"height": 16, "width": 16, "num_frames": 2}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.errors import BaseModelError, InputError, PickledWeightsError
-from tav_sdk.schedule import DDIMSchedule
 from tav_sdk.training import BaseModel, InflationOptions, TuneConfig, inflate, tune
 
 UNET = "unet/diffusion_pytorch_model.safetensors"

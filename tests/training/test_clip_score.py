@@ -11,11 +11,11 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from tav_sdk.errors import BaseModelError, InputError, PickledWeightsError, PromptError
-from tav_sdk.evaluate import clip_text
+from tav_sdk.evaluation.evaluate import clip_text
 from tav_sdk.files import sha256_of
 from tav_sdk.pocket import CLIP, sample_clips
-from tav_sdk.training.clip_score import ClipScorer
-from tav_sdk.video import read_video
+from tav_sdk.training.clip_scorer import ClipScorer
+from tav_sdk.video.clip import read_video
 
 CLIPS = sample_clips()
 

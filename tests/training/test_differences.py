@@ -1,6 +1,6 @@
 """Long lists in messages."""
 
-from tav_sdk.training.differences import listed
+from tav_sdk.training.base.mismatches import listed
 
 
 def test_a_short_list_is_whole():

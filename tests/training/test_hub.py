@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from tav_sdk.errors import BaseModelError
 from tav_sdk.training import BaseModel, TuneConfig, load_run, tune
-from tav_sdk.training.hub import find_tokenizer, is_hub_id
+from tav_sdk.training.base.hub import find_tokenizer, is_hub_id
 
 ID = "somebody/sd-1.5"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 
 from tav_sdk.errors import BaseModelError, CheckpointError, InputError
 from tav_sdk.training import InflationOptions, VideoUNet, deflate, inflate, load_original_state, trainable_parameters
-from tav_sdk.training.inflation import transformer_blocks
+from tav_sdk.training.unet.inflation import transformer_blocks
 
 FRAMES, TOKENS = 5, 7
 
@@ -187,7 +187,7 @@ def test_a_timestep_may_be_given_per_video(unet, sample, states):
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("preset", ["default", "original"])
 def test_every_tuned_tensor_gets_a_gradient(unet, sample, states, preset, checkpointing):
-    from tav_sdk.training.inflation import freeze_all_but_tuned
+    from tav_sdk.training.unet.inflation import freeze_all_but_tuned
 
     model = inflate(unet, InflationOptions(preset=preset), FRAMES).train()
     tuned = freeze_all_but_tuned(awaken(model))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tav_sdk.errors import BaseModelError, ConfigError, PickledWeightsError
 from tav_sdk.training import BaseModel, TuneConfig, load_run, tune
-from tav_sdk.training.lora_file import LoraFile
+from tav_sdk.training.base.lora_file import LoraFile
 
 PEFT = {
     "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q": (128, 128),

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 
 from tav_sdk.errors import BaseModelError, ConfigError, InputError, SizeError
-from tav_sdk.training import BaseModel, InflationOptions, memory_plan, plan_memory
-from tav_sdk.training.memory_plan import StageMemory, largest
+from tav_sdk.training import BaseModel, InflationOptions, plan_memory
+from tav_sdk.training.memory import count, stages
+from tav_sdk.training.memory.budget import largest
+from tav_sdk.training.memory.report import StageMemory
 
 SHAPE: dict[str, Any] = {"num_frames": 4, "height": 64, "width": 64, "device": "cpu"}
-SETTING = memory_plan._Setting(
-    **SHAPE, precision="fp32", mixed_precision="no", gradient_checkpointing=False, guidance=True
-)
+SETTING = stages.Setting(**SHAPE, precision="fp32", mixed_precision="no", gradient_checkpointing=False, guidance=True)
 SD = {
     "block_out_channels": [320, 640, 1280, 1280],
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
@@ -61,7 +61,7 @@ def sd_planner(sd_base):
 
 
 def planner_of(base, **inflation):
-    return memory_plan._Planner(BaseModel(base), InflationOptions(**inflation))
+    return stages.Planner(BaseModel(base), InflationOptions(**inflation))
 
 
 def setting(**changes):
@@ -141,13 +141,13 @@ def test_a_step_counts_what_autograd_saves():
     """Three saved activations, the output, and the input that the counter sees when it is made."""
     layers = [torch.nn.Linear(16, 16, bias=False, device="meta") for _ in range(3)]
     model = torch.nn.Sequential(*layers)
-    with memory_plan._Counter(model) as counter:
+    with count.MemoryCounter(model) as counter:
         model(torch.empty(32, 16, device="meta", requires_grad=True))
     assert counter.peak == 4 * (32 * 16 * 4)
 
 
 def test_what_is_freed_is_not_counted():
-    with memory_plan._Counter(torch.nn.Identity()) as counter, torch.no_grad():
+    with count.MemoryCounter(torch.nn.Identity()) as counter, torch.no_grad():
         hidden = torch.empty(100, device="meta")
         for _ in range(10):
             hidden = hidden + 1
@@ -157,7 +157,7 @@ def test_what_is_freed_is_not_counted():
 
 def test_a_view_is_counted_once_and_a_weight_never():
     layer = torch.nn.Linear(8, 8, device="meta")
-    with memory_plan._Counter(layer) as counter:
+    with count.MemoryCounter(layer) as counter:
         layer.weight.t()
         torch.empty(4, 4, device="meta").view(16)
     assert counter.peak == 64
@@ -166,10 +166,10 @@ def test_a_view_is_counted_once_and_a_weight_never():
 def test_autocast_on_a_gpu_computes_norms_in_float32():
     x = torch.empty(2, 8, dtype=torch.bfloat16, device="meta")
     weight = torch.empty(8, 8, device="meta")
-    with memory_plan._Calls(scores=0, amp=torch.bfloat16, device="cuda"):
+    with count.CallCounter(scores=0, amp=torch.bfloat16, device="cuda"):
         assert F.linear(x.float(), weight).dtype == torch.bfloat16
         assert F.layer_norm(x, (8,)).dtype == torch.float32
-    with memory_plan._Calls(scores=0, amp=torch.bfloat16, device="cpu"):
+    with count.CallCounter(scores=0, amp=torch.bfloat16, device="cpu"):
         assert F.layer_norm(x, (8,)).dtype == torch.bfloat16
 
 
@@ -177,7 +177,7 @@ def test_scores_of_attention_are_counted_where_there_is_no_fused_kernel():
     query = torch.empty(1, 2, 64, 4, device="meta")
     peaks = []
     for scores in (0, 2):
-        with memory_plan._Counter(torch.nn.Identity()) as counter, memory_plan._Calls(scores=scores), torch.no_grad():
+        with count.MemoryCounter(torch.nn.Identity()) as counter, count.CallCounter(scores=scores), torch.no_grad():
             F.scaled_dot_product_attention(query, query, query)
         peaks.append(counter.peak)
     assert peaks[1] - peaks[0] == 2 * (2 * 64 * 64 * 4)
@@ -188,7 +188,7 @@ def test_the_counted_step_is_what_torch_allocates(planner, tiny_base):
     from torch.profiler import ProfilerActivity, profile
 
     from tav_sdk.training import inflate
-    from tav_sdk.training.inflation import freeze_all_but_tuned
+    from tav_sdk.training.unet.inflation import freeze_all_but_tuned
 
     counted = planner._run_step(4, 64, 64, None, False, "cpu")
     model = inflate(BaseModel(tiny_base).load_unet(), None, 4).train()
@@ -335,15 +335,15 @@ def test_a_budget_for_nothing(planner):
 
 
 def test_a_budget_for_all(planner, monkeypatch):
-    monkeypatch.setattr(memory_plan, "MAX_FRAMES", 9)
-    monkeypatch.setattr(memory_plan, "MAX_SIZE_STEPS", 6)
+    monkeypatch.setattr(stages, "MAX_FRAMES", 9)
+    monkeypatch.setattr(stages, "MAX_SIZE_STEPS", 6)
     fit = planner.fit("edit", setting(), 10**15)
     assert (fit.max_frames, fit.max_size) == (9, (96, 96))
 
 
 def test_a_plan_compares_tuning_export_and_editing_with_the_budget(tiny_base, monkeypatch):
-    monkeypatch.setattr(memory_plan, "MAX_FRAMES", 4)
-    monkeypatch.setattr(memory_plan, "MAX_SIZE_STEPS", 4)
+    monkeypatch.setattr(stages, "MAX_FRAMES", 4)
+    monkeypatch.setattr(stages, "MAX_SIZE_STEPS", 4)
     plan = plan_memory(tiny_base, **SHAPE, memory=10**15)
     assert {stage: fit.fits for stage, fit in plan.budget.items()} == {"tune": True, "export": True, "edit": True}
 
@@ -413,12 +413,6 @@ def test_a_base_whose_configuration_is_nonsense(base_copy):
 
 
 # --- what must stay as it is elsewhere ------------------------------------------------------------------------------
-
-
-def test_the_constants_that_training_may_not_import_are_the_others_own():
-    bundle = pytest.importorskip("tav_sdk.bundle")
-    assert bundle.VAE_CHUNK == memory_plan.VAE_CHUNK
-    assert set(bundle.PRECISIONS) == {*memory_plan.DTYPES, "int8"} == set(get_args(memory_plan.Precision))
 
 
 def test_stages_are_immutable():

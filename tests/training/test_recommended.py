@@ -10,7 +10,7 @@ from tav_sdk import load, read_video
 from tav_sdk.errors import BaseModelError
 from tav_sdk.export import export_bundle
 from tav_sdk.training import BaseModel, TuneConfig, tune
-from tav_sdk.training.recommended import read_recommended
+from tav_sdk.training.base.recommended import read_recommended
 
 CLIP = {"video": "clip.mp4", "prompt": "a man is skiing", "out": "runs/skiing"}
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tav_sdk.errors import BaseModelError, ConfigError, PickledWeightsError
 from tav_sdk.training import BaseModel, TuneConfig, tune
-from tav_sdk.training.single_file import SingleFile
+from tav_sdk.training.base.single_file import SingleFile
 
 V = {"sd1": None, "sd2": "v_prediction"}
 PARTS = ("load_unet", "load_vae", "load_text_encoder")
@@ -20,7 +20,7 @@ PARTS = ("load_unet", "load_vae", "load_text_encoder")
 @pytest.fixture(autouse=True)
 def _no_cache(monkeypatch, tmp_path):
     """No tokenizer is found by chance."""
-    monkeypatch.setattr("tav_sdk.training.base.find_tokenizer", lambda: None)
+    monkeypatch.setattr("tav_sdk.training.base.model.find_tokenizer", lambda: None)
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 import tav_sdk
-from tav_sdk.bundle import GRAPHS, UNET, Bundle
+from tav_sdk.bundle.bundle import Bundle
+from tav_sdk.bundle.layout import GRAPHS, UNET
+from tav_sdk.diffusion.sampling import ddim_sample
 from tav_sdk.engines import TensorSpec
 from tav_sdk.errors import EngineError, InputError, NonFiniteOutputError
 from tav_sdk.export.graphs import TextEncoderGraph, VaeDecoderGraph, VaeEncoderGraph
-from tav_sdk.pipeline import Pipeline
-from tav_sdk.sampling import ddim_sample
+from tav_sdk.pipeline.pipeline import Pipeline
 from tav_sdk.training import BaseModel, TorchEngine, inflate, load_run, trainable_parameters
 from tav_sdk.training.checkpoint import load_delta
 
@@ -173,7 +174,7 @@ def test_all_engines_given_need_no_other(bundle, engines, monkeypatch):
     def refuse(engine: str, graphs: object) -> tuple[str, str]:
         raise EngineError(engine)
 
-    monkeypatch.setattr("tav_sdk.models.choose_engine", refuse)
+    monkeypatch.setattr("tav_sdk.pipeline.engines.choose_engine", refuse)
     Pipeline(bundle, engines=engines)
     with pytest.raises(EngineError):
         Pipeline(bundle, engines={UNET: engines[UNET]})

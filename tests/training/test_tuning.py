@@ -5,13 +5,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.errors import CheckpointError, ConfigError, InputError, NonFiniteLossError, OutputError, SizeError
 from tav_sdk.files import sha256_of
-from tav_sdk.schedule import DDIMSchedule
 from tav_sdk.training import BaseModel, InflationOptions, TuneConfig, inflate, load_run, trainable_parameters, tune
 from tav_sdk.training.checkpoint import load_delta, save_delta
-from tav_sdk.training.clip import ClipLatents
-from tav_sdk.training.tuner import Tuner
+from tav_sdk.training.encode import ClipLatents
+from tav_sdk.training.tune_step import Tuner
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tav_sdk.errors import InputError
-from tav_sdk.training.base import BaseModel
+from tav_sdk.training.base.model import BaseModel
 from tav_sdk.training.config import InflationOptions
-from tav_sdk.training.inflation import inflate, trainable_parameters
-from tav_sdk.training.windowed_unet import WindowedUNet, can_continue, past_shapes
+from tav_sdk.training.unet.inflation import inflate, trainable_parameters
+from tav_sdk.training.unet.windowed import WindowedUNet, can_continue, past_shapes
 
 WINDOW, SIZE = 4, 8
 OPTIONS = [

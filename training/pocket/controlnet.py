@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from diffusers import ControlNetModel
 from diffusers.models.attention_processor import AttnProcessor
 
-from tav_sdk.control import canny
 from tav_sdk.training.pocket.autoencoder import autocast, place
 from tav_sdk.training.pocket.config import PICTURE_SIZE, TrainingSetting
 from tav_sdk.training.pocket.latents import LatentCache
 from tav_sdk.training.pocket.loop import Schedule, ThreadChoice, read_state, run_stage
 from tav_sdk.training.pocket.unet import TextStates, build_ddim, load_unet
 from tav_sdk.training.pocket.world import render, scene_of
+from tav_sdk.video.edges import canny
 
 STAGE = "controlnet"
 

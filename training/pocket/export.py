@@ -9,6 +9,7 @@ import torch
 from transformers import CLIPImageProcessorPil
 
 from tav_sdk.pocket import SAMPLES
+from tav_sdk.training.base.recommended import RECOMMENDED_FILE
 from tav_sdk.training.pocket.autoencoder import load_autoencoder
 from tav_sdk.training.pocket.clip_model import load_clip, text_tower
 from tav_sdk.training.pocket.config import PICTURE_SIZE, RECOMMENDED, TrainingSetting
@@ -16,7 +17,6 @@ from tav_sdk.training.pocket.controlnet import load_controlnet
 from tav_sdk.training.pocket.samples import write_samples
 from tav_sdk.training.pocket.text import write_tokenizer
 from tav_sdk.training.pocket.unet import build_scheduler, load_unet
-from tav_sdk.training.recommended import RECOMMENDED_FILE
 
 
 def export_pocket(setting: TrainingSetting, state: Path, folder: Path) -> int:

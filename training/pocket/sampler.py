@@ -11,8 +11,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 
-from tav_sdk.training.base import BaseModel
-from tav_sdk.training.clip import encode_prompts
+from tav_sdk.training.base.model import BaseModel
+from tav_sdk.training.encode import encode_prompts
 from tav_sdk.training.pocket.autoencoder import decode, load_autoencoder
 from tav_sdk.training.pocket.config import LATENT_SIZE, TrainingSetting
 from tav_sdk.training.pocket.unet import TextStates, build_ddim, load_unet

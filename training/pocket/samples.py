@@ -12,7 +12,7 @@ from tav_sdk.files import new_folder
 from tav_sdk.pocket import SAMPLES_FILE
 from tav_sdk.training.pocket.captions import caption
 from tav_sdk.training.pocket.clips import SAMPLE_CLIPS, render_clip
-from tav_sdk.video import Video
+from tav_sdk.video.clip import Video
 
 FPS = 8.0
 

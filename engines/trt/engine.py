@@ -1,0 +1,222 @@
+"""TensorRT and TensorRT for RTX: running a graph's plan on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tav_sdk.engines.base import Engine, Graph, Weights
+from tav_sdk.engines.trt import cuda
+from tav_sdk.engines.trt.api import Flavour, load
+from tav_sdk.engines.trt.build import Shapes, profiles_of
+from tav_sdk.engines.trt.plan import load_plan, rebuild_hint
+from tav_sdk.errors import EngineError, InputError
+
+
+class TrtEngine(Engine):
+    """A plan on the GPU.
+
+    Every combination of lengths that the graph runs with has an execution context, made when it is first met, with
+    buffers of its own; from its second run on it is a CUDA graph. The tuned weights lie in buffers that all contexts
+    read: another clip's are copied there, which takes as long as 149 MB take to the GPU, and the clip before comes back
+    the same way, bit by bit.
+
+    Threads may share an engine; it runs for one of them at a time, because one U-Net fills a GPU, and a second context
+    would cost its scratch memory again.
+
+    Args:
+        graph: what the plan was built from.
+        plan: the plan's file, which is not needed afterwards.
+        engine: ``tensorrt`` or ``tensorrt-rtx``.
+
+    Raises:
+        EngineError: the plan is damaged, or for another version, GPU or graph; or there is no GPU, or too little
+            memory.
+    """
+
+    def __init__(self, graph: Graph, plan: str | Path, *, engine: str) -> None:
+        super().__init__(graph.name, graph.inputs, graph.outputs, tuned=graph.tuned, precision=graph.precision)
+        self.backend = engine
+        self._flavour = load(engine)
+        self._profiles = profiles_of(graph)
+        self._lock = threading.Lock()
+        self._contexts: dict[int, _Context] = {}
+        self._weights: _Weights | None = None
+        self._resident: str | None = None
+        self._plan: Any = load_plan(self._flavour, graph, Path(plan))
+        try:
+            self._check_plan(Path(plan))
+            self._weights = _Weights(self.tuned)
+        except BaseException:
+            self._free()
+            raise
+
+    def _check_plan(self, path: Path) -> None:
+        """Check that the plan is this graph's, as far as names and profiles tell."""
+        expected = {spec.name for spec in (*self.inputs, *self.outputs, *self.tuned)}
+        got = {self._plan.get_tensor_name(index) for index in range(self._plan.num_io_tensors)}
+        if got != expected or self._plan.num_optimization_profiles != len(self._profiles):
+            differing = ", ".join(sorted(got ^ expected)[:3]) or "the number of profiles"
+            raise EngineError(
+                f"the plan {path} was built from another {self.name} graph: {differing}; {rebuild_hint(self.backend)}"
+            )
+
+    def _run(self, feeds: dict[str, np.ndarray], weights: Weights | None) -> dict[str, np.ndarray]:
+        profile = choose_profile(self.name, self._profiles, feeds)
+        if self.tuned and weights is None:
+            raise InputError(
+                f"the {self.name} plan has no clip's weights in it: expected {len(self.tuned)} of them, got none; "
+                "run with a bundle's"
+            )
+        with self._lock:
+            if self._plan is None or self._weights is None:  # another thread closed it meanwhile
+                raise EngineError(f"the {self.name} engine is closed; load the bundle again")
+            if weights is not None and weights.key != self._resident:
+                self._resident = None  # whatever happens in between
+                self._weights.fill(weights)
+                self._resident = weights.key
+            if profile not in self._contexts:
+                dtypes = {spec.name: spec.dtype for spec in (*self.inputs, *self.outputs)}
+                shapes, addresses = self._profiles[profile], self._weights.addresses
+                self._contexts[profile] = _Context(
+                    self._flavour, self._plan, self.name, profile, shapes, dtypes, addresses
+                )
+            return self._contexts[profile].run(feeds)
+
+    def _close(self) -> None:
+        with self._lock:
+            self._free()
+
+    def _free(self) -> None:
+        for context in self._contexts.values():
+            context.close()
+        self._contexts.clear()
+        if self._weights is not None:
+            self._weights.close()
+        self._weights = self._plan = None
+
+
+def choose_profile(graph: str, profiles: Sequence[Shapes], feeds: dict[str, np.ndarray]) -> int:
+    """The number of the profile whose shapes the feeds have.
+
+    Raises:
+        InputError: none has; says which there are.
+    """
+    for number, shapes in enumerate(profiles):
+        if all(feeds[name].shape == shape for name, shape in shapes.items()):
+            return number
+    strange = (name for name in profiles[0] if feeds[name].shape not in {shapes[name] for shapes in profiles})
+    first = next(strange, next(iter(profiles[0])))  # or each fits some profile, but no profile fits them all
+    built = " or ".join(str(list(shape)) for shape in dict.fromkeys(shapes[first] for shapes in profiles))
+    raise InputError(
+        f"the {graph} plan was built for {first!r} of shape {built}, got {list(feeds[first].shape)}; export the bundle "
+        "for that length, or use another engine"
+    )
+
+
+class _Weights:
+    """Where the tuned weights lie on the GPU."""
+
+    def __init__(self, specs: Sequence[Any]) -> None:
+        self._memories: dict[str, cuda.Memory] = {}
+        try:
+            for spec in specs:
+                size = 2 if spec.dtype == "bfloat16" else np.dtype(spec.dtype).itemsize
+                self._memories[spec.name] = cuda.Memory(size * int(np.prod(spec.shape, dtype=np.int64)))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def addresses(self) -> dict[str, int]:
+        return {name: memory.address for name, memory in self._memories.items()}
+
+    def fill(self, weights: Weights) -> None:
+        for name, memory in self._memories.items():
+            memory.fill(weights.tensors[name])
+
+    def close(self) -> None:
+        for memory in self._memories.values():
+            memory.close()
+
+
+class _Context:
+    """One profile's execution context, its buffers and its CUDA graph; everything in it stays at its address."""
+
+    def __init__(
+        self,
+        flavour: Flavour,
+        plan: Any,
+        graph: str,
+        profile: int,
+        shapes: Shapes,
+        dtypes: dict[str, str],
+        addresses: dict[str, int],
+    ) -> None:
+        self._flavour, self._graph = flavour, graph
+        self._recording: cuda.Recording | None = None
+        self._runs = 0
+        self._outputs = tuple(name for name in dtypes if name not in shapes)
+        self._buffers: dict[str, cuda.Buffer] = {}
+        flavour.log.clear()
+        with contextlib.ExitStack() as stack:
+            self._context: Any = self._expect(flavour.create_context(plan), "make an execution context")
+            self._stream = cuda.Stream()
+            stack.callback(self._stream.close)
+            set_profile = self._context.set_optimization_profile_async
+            self._expect(set_profile(profile, self._stream.handle), "set a profile")
+            self._stream.synchronize()
+            for name, shape in shapes.items():
+                if tuple(self._context.get_tensor_shape(name)) != shape:  # -1 where any length goes
+                    self._expect(self._context.set_input_shape(name, shape), f"take {name} of shape {list(shape)}")
+            for name, dtype in dtypes.items():
+                shape = shapes[name] if name in shapes else tuple(self._context.get_tensor_shape(name))
+                buffer = self._buffers[name] = cuda.Buffer(shape, dtype)
+                stack.callback(buffer.close)
+                addresses = {**addresses, name: buffer.address}
+            for name, address in addresses.items():
+                self._expect(self._context.set_tensor_address(name, address), f"bind {name}")
+            self._owned = stack.pop_all()
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        for name, array in feeds.items():
+            self._buffers[name].upload(array, self._stream)
+        self._launch()
+        for name in self._outputs:
+            self._buffers[name].download(self._stream)
+        self._stream.synchronize()
+        return {name: self._buffers[name].host.copy() for name in self._outputs}
+
+    def _launch(self) -> None:
+        # The first run sets things up that must not be in a recording; if the second cannot be recorded, none can.
+        if self._runs == 1 and not self._flavour.records_graphs:
+            self._recording = self._stream.record(self._enqueue)
+        self._runs += 1
+        if self._recording is not None:
+            self._recording.launch()
+        else:
+            self._flavour.log.clear()
+            self._expect(self._enqueue(), "run")
+
+    def _enqueue(self) -> bool:
+        return self._context.execute_async_v3(self._stream.handle)
+
+    def _expect(self, result: Any, what: str) -> Any:
+        """What a call returned, which is ``None`` or ``False`` if it failed; the log says why."""
+        if not result:
+            raise EngineError(f"{self._flavour.title} cannot {what} for the {self._graph} graph: {self._flavour.log}")
+        return result
+
+    def close(self) -> None:
+        if self._recording is not None:
+            self._recording.close()
+        self._context = None  # before the buffers that it points to
+        self._owned.close()
+
+
+# --- plans that do not load -------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""What tav bench measures: steps, whole edits, and the machine's floor."""

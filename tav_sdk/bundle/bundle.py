@@ -1,0 +1,139 @@
+"""A bundle on disk: one folder that a machine without PyTorch can run. Its file names are declared here and only here.
+
+Nothing in a bundle is executed or unpickled. Every path in it is relative and stays inside, and hashes are checked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from tav_sdk.bundle.graph_folder import GraphFolder
+from tav_sdk.bundle.layout import DOWN_RESIDUAL, GRAPHS, MID_RESIDUAL, SCHEDULER, TUNED_FILE, UNET, UNTUNED_FILE
+from tav_sdk.bundle.manifest import GraphEntry, Manifest, StoredTensor, _Provenance, read_manifest
+from tav_sdk.bundle.tuned_weights import is_in_base, scale_adapter
+from tav_sdk.diffusion.schedule import DDIMSchedule
+from tav_sdk.engines.base import TensorSpec, Weights
+from tav_sdk.errors import BundleError
+
+
+class Bundle(GraphFolder):
+    """A bundle folder whose manifest has been read and checked.
+
+    Args:
+        folder: the bundle.
+        verify: compare every file's size and hash with the manifest.
+
+    Raises:
+        BundleVersionError: the bundle's format is newer than this version reads.
+        BundleError: there is no bundle, it is damaged, or a path in it leaves the folder.
+    """
+
+    def __init__(self, folder: str | Path, *, verify: bool = True) -> None:
+        folder = Path(folder)
+        self.manifest = read_manifest(folder)
+        super().__init__("bundle", folder, self.manifest.files, self.manifest.graphs, verify=verify)
+        for name in GRAPHS:
+            if name not in self.manifest.graphs:
+                raise BundleError(f"the bundle {self.folder} has no {name} graph; export it again")
+
+    @property
+    def residuals(self) -> tuple[TensorSpec, ...]:
+        """What the U-Net takes of a ControlNet; none if it was exported without control."""
+        inputs = (tensor.spec for tensor in self.manifest.graphs[UNET].inputs)
+        return tuple(spec for spec in inputs if spec.name.startswith((DOWN_RESIDUAL, MID_RESIDUAL)))
+
+    def check_control(self) -> None:
+        """Check that the U-Net takes a ControlNet's residuals.
+
+        Raises:
+            BundleError: it was exported without control.
+        """
+        if not self.residuals:
+            raise BundleError(
+                f"the U-Net of the bundle {self.folder} takes no control; export its run again with --control"
+            )
+
+    def weights(self, adapter_scale: float = 1.0) -> Weights | None:
+        """The clip's tuned weights, read from disk as they are used; none in a bundle of format 1.
+
+        Args:
+            adapter_scale: how much of the tuning is used, see :mod:`tav_sdk.bundle.tuned_weights`; other weights than
+                the tuned ones are made in memory.
+
+        Raises:
+            BundleError: the manifest's places do not fit a file, or the bundle lacks what a scale other than 1 needs.
+        """
+        entry = self.manifest.graphs[UNET]
+        tuned = self._stored(entry, TUNED_FILE, entry.tuned) if entry.tuned else None
+        if adapter_scale == 1:
+            return tuned
+        names = {tensor.name for tensor in entry.tuned if is_in_base(tensor.name)}
+        if tuned is None or names != {tensor.name for tensor in entry.untuned}:
+            raise BundleError(
+                f"the bundle {self.folder} does not hold the base's own weights, which adapter_scale {adapter_scale:g} "
+                "needs; export its run again, or leave the scale at 1"
+            )
+        return scale_adapter(tuned, self._stored(entry, UNTUNED_FILE, entry.untuned), adapter_scale)
+
+    def _stored(self, entry: GraphEntry, file: str, stored: tuple[StoredTensor, ...]) -> Weights:
+        """Tensors in a file beside a graph, where they are on disk."""
+        relative = (PurePosixPath(entry.file).parent / file).as_posix()
+        data = np.memmap(self.path(relative), dtype=np.uint8, mode="r")
+        tensors = {}
+        for tensor in stored:
+            dtype = np.dtype("uint16" if tensor.dtype == "bfloat16" else tensor.dtype)
+            stop = tensor.offset + tensor.length
+            if stop > data.size or tensor.length != dtype.itemsize * int(np.prod(tensor.shape)):
+                raise BundleError(
+                    f"{relative} in the bundle {self.folder} does not hold {tensor.name}; export it again"
+                )
+            tensors[tensor.name] = data[tensor.offset : stop].view(dtype).reshape(tensor.shape)
+        return Weights(self.manifest.files[relative].sha256, tensors)
+
+    @property
+    def schedule(self) -> DDIMSchedule:
+        """The base's noise schedule."""
+        return DDIMSchedule.from_config(json.loads(self.path(SCHEDULER).read_text(encoding="utf-8")))
+
+
+def check_same_base(mine: Bundle, other: Bundle) -> None:
+    """Check that the engines of ``mine`` can run with the tuned weights of ``other``.
+
+    Raises:
+        BundleError: they cannot; says what differs.
+    """
+    if not (mine.manifest.graphs[UNET].tuned and other.manifest.graphs[UNET].tuned):
+        old = mine if not mine.manifest.graphs[UNET].tuned else other
+        raise BundleError(f"the bundle {old.folder} is of format 1, whose weights cannot be swapped; export it again")
+    for what, here, there in _differences(mine.manifest, other.manifest):
+        raise BundleError(f"{other.folder} does not fit {mine.folder}: its {what} is {there}, expected {here}")
+    hint = f"export its run with: tav export RUN --bundle {mine.folder} --out BUNDLE"
+    for name in [name for name in mine.manifest.graphs if name in other.manifest.graphs]:
+        if mine.graph(name).key != other.graph(name).key or mine.graph(name).tuned != other.graph(name).tuned:
+            raise BundleError(f"{other.folder} does not fit {mine.folder}: its {name} graph is another one; {hint}")
+
+
+def _differences(mine: Manifest, other: Manifest) -> Iterator[tuple[str, object, object]]:
+    """What keeps two bundles apart, the most telling first: a name, and the value in each."""
+    bases = [_Provenance.model_validate(manifest.provenance).base for manifest in (mine, other)]
+    if bases[0].sha256 != bases[1].sha256:
+        here, there = (f"{base.name} ({base.sha256[:12]}...)" for base in bases)
+        yield "base model", here, there
+    for name in ("precision", "num_frames", "height", "width", "inflation"):
+        here, there = getattr(mine, name), getattr(other, name)
+        if here != there:
+            if isinstance(here, dict):
+                here, there = only_differing(here, there)
+            yield name.replace("_", " "), here, there
+
+
+def only_differing(here: dict[str, Any], there: dict[str, Any]) -> tuple[str, str]:
+    """Two sets of options as text, without those that are the same in both."""
+    names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    first, second = (", ".join(f"{name}={found.get(name)}" for name in names) for found in (here, there))
+    return first, second

@@ -1,0 +1,200 @@
+"""``manifest.json``: what a bundle holds, typed and checked when it is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from tav_sdk.bundle.layout import FORMAT_VERSION, MANIFEST
+from tav_sdk.bundle.precision import Precision
+from tav_sdk.engines.base import TensorSpec
+from tav_sdk.errors import BundleError, BundleVersionError
+from tav_sdk.files import write_text
+
+InvertWith = Literal["empty", "caption"]
+"""The prompt of an inversion: none, or the clip's caption."""
+
+
+class Strict(BaseModel):
+    """A part of a manifest: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileEntry(Strict):
+    """Size in bytes and SHA-256 of a file."""
+
+    size: int
+    sha256: str
+
+
+class TensorEntry(Strict):
+    """A graph's input or output; see :class:`~tav_sdk.engines.base.TensorSpec`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    @property
+    def spec(self) -> TensorSpec:
+        """The same for an engine."""
+        return TensorSpec(self.name, self.dtype, self.shape)
+
+
+class StoredTensor(Strict):
+    """A tensor's name, dtype and shape, and where its bytes lie in a file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+    @property
+    def spec(self) -> TensorSpec:
+        """The same for an engine."""
+        return TensorSpec(self.name, self.dtype, self.shape)
+
+
+class GraphEntry(Strict):
+    """A graph's contract.
+
+    Attributes:
+        file: the graph, by its path in the bundle.
+        opset: version of the ONNX operator set.
+        inputs: what it takes, tuned weights left out.
+        outputs: what it gives.
+        parity_max_abs: how far it was from the model at export; none if that was left to ``tav verify``.
+        precision: what it computes in.
+        kept: the parts that compute in float32 whatever the precision is.
+        axes: the lengths in use of each dynamic axis.
+        tuned: where the tuned weights lie in :data:`TUNED_FILE` beside the graph.
+        untuned: where the base's values of them lie in :data:`UNTUNED_FILE`; none in bundles of before there was one.
+    """
+
+    file: str
+    opset: int
+    inputs: tuple[TensorEntry, ...]
+    outputs: tuple[TensorEntry, ...]
+    parity_max_abs: float | None
+    precision: Precision = "fp32"
+    kept: tuple[str, ...] = ()
+    axes: dict[str, tuple[int, ...]] = {}
+    tuned: tuple[StoredTensor, ...] = ()
+    untuned: tuple[StoredTensor, ...] = ()
+
+
+class _Base(BaseModel):
+    name: str
+    sha256: str
+
+
+class _Clip(BaseModel):
+    fps: float
+
+
+class _Tuning(BaseModel):
+    start: int
+    stride: int
+
+
+class _Provenance(BaseModel):
+    """What code relies on of a manifest's provenance; the rest is for people."""
+
+    base: _Base
+    clip: _Clip
+    tuning: _Tuning
+
+
+class Manifest(Strict):
+    """``manifest.json``: what a bundle holds, for whom, and where it came from.
+
+    Attributes:
+        num_frames: frames of every clip that it edits.
+        height: pixels.
+        width: pixels.
+        prompt: the caption that the clip was tuned with.
+        latent_channels: channels of a latent.
+        vae_scale_factor: pixels per latent along one side.
+        scaling_factor: what the VAE's latents are multiplied with.
+        inflation: how the U-Net was inflated.
+        num_inference_steps: DDIM steps that the base does best with, the paper's 50 for Stable Diffusion.
+        guidance_scale: what the base is best edited with, the paper's 12.5 for Stable Diffusion.
+        invert_with: the prompt that clips are best inverted with: none, or the tuned clip's caption.
+        graphs: the four graphs by name.
+        quality: how the export's edits compared with those of the float32 model, see :mod:`tav_sdk.export.quality`;
+            none where they were not compared.
+        files: size and hash of every file, by its path in the bundle.
+        provenance: base, clip, tuning and versions, for people.
+    """
+
+    format_version: Literal[1, 2]
+    precision: Precision
+    prompt: str
+    num_frames: int
+    height: int
+    width: int
+    latent_channels: int
+    vae_scale_factor: int
+    scaling_factor: float
+    inflation: dict[str, Any]
+    num_inference_steps: int = 50
+    guidance_scale: float = 12.5
+    invert_with: InvertWith = "empty"
+    graphs: dict[str, GraphEntry]
+    quality: dict[str, float] | None = None
+    files: dict[str, FileEntry]
+    provenance: dict[str, Any]
+
+    @field_validator("provenance")
+    @classmethod
+    def _has_what_the_pipeline_reads(cls, value: dict[str, Any]) -> dict[str, Any]:
+        _Provenance.model_validate(value)
+        return value
+
+    @property
+    def inversion_prompt(self) -> str:
+        """What clips are best inverted with, as :attr:`invert_with` says."""
+        return self.prompt if self.invert_with == "caption" else ""
+
+    @property
+    def latents_shape(self) -> tuple[int, int, int, int, int]:
+        """``(1, c, f, h, w)`` of one clip's latents."""
+        factor = self.vae_scale_factor
+        return (1, self.latent_channels, self.num_frames, self.height // factor, self.width // factor)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json``."""
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    if (folder / "run.json").is_file() and not path.is_file():
+        raise BundleError(f"{folder} is a run, not a bundle; export it first: tav export {folder} --out BUNDLE")
+    if not path.is_file():
+        raise BundleError(
+            f"there is no bundle in {folder} (no {MANIFEST}); make one with: tav export RUN --out {folder}"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be read: {error}; export the bundle again") from error
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if isinstance(version, (int, float)) and version > FORMAT_VERSION:
+        raise BundleVersionError(
+            f"the bundle {folder} has format {version}, this version reads up to {FORMAT_VERSION}; "
+            "update with: pip install --upgrade tav-sdk"
+        )
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BundleError(
+            f"{path} is not a valid manifest: {where}: {first['msg']}; export the bundle again"
+        ) from error

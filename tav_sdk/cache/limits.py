@@ -1,0 +1,69 @@
+"""Where caches lie, and how large they may become."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from tav_sdk.errors import ConfigError, InputError
+
+ROOT_VARIABLE = "TAV_CACHE"
+"""Environment variable: the folder of all caches."""
+LIMITS: Mapping[str, int] = {
+    "engines": 20 * 10**9,
+    "inversions": 10**9,
+    "controlnets": 10 * 10**9,
+    "unfinished": 5 * 10**9,
+}
+"""Every kind of cache, and how many bytes it may take unless ``TAV_CACHE_SIZE_<KIND>`` says otherwise."""
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+
+
+def cache_root() -> Path:
+    """The folder of all caches: ``$TAV_CACHE``, or ``tav-sdk`` in the user's cache folder (``$XDG_CACHE_HOME``)."""
+    if named := os.environ.get(ROOT_VARIABLE):
+        return Path(named).expanduser().absolute()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("tav-sdk", appauthor=False)
+
+
+def size_limit(kind: str) -> int:
+    """How many bytes a kind of cache may take: ``TAV_CACHE_SIZE_ENGINES``, ``TAV_CACHE_SIZE_INVERSIONS``, or a default.
+
+    The variables take ``20GB`` (10^9 bytes), ``512 MiB`` (2^20 bytes), or a number of bytes.
+
+    Raises:
+        InputError: there is no such kind.
+        ConfigError: the variable holds no size.
+    """
+    check_kind(kind)
+    name = size_variable(kind)
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return LIMITS[kind]
+    return parse_size(text, name)
+
+
+def parse_size(text: str, what: str) -> int:
+    """Bytes of a size such as ``20GB`` (10^9 bytes), ``512 MiB`` (2^20 bytes), or a number of bytes.
+
+    Raises:
+        ConfigError: it is no size; names ``what`` was to be set.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or (match[3] and not match[2]):
+        raise ConfigError(f"{what}: expected a size such as 20GB, 512MB or 0, got {text!r}")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2].lower() or " "))
+
+
+def size_variable(kind: str) -> str:
+    """The environment variable of a cache's size limit."""
+    return f"TAV_CACHE_SIZE_{kind.upper()}"
+
+
+def check_kind(kind: str) -> None:
+    if kind not in LIMITS:
+        raise InputError(f"there is no cache {kind!r}; the caches are {', '.join(LIMITS)}")

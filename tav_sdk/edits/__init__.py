@@ -1,0 +1,1 @@
+"""An edit from request to folder: videos, a sheet and a record."""

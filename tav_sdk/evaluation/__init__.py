@@ -1,0 +1,1 @@
+"""Measures of edited videos, see docs/EVALUATION.md."""

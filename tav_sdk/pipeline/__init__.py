@@ -1,0 +1,1 @@
+"""A bundle's graphs on engines: what inverts, edits and generates."""

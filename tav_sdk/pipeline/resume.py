@@ -1,0 +1,120 @@
+"""Latents of a long inversion or sampling that is not finished, kept on disk, so that a killed one goes on.
+
+    unfinished = Unfinished(facts)
+    done, latents = unfinished.find() or (0, latents)
+    ddim_sample(..., latents, done=done, callback=unfinished.keeping(callback))
+    unfinished.finish()
+
+They lie in the user's own cache, see :mod:`tav_sdk.cache.store`; ``TAV_CACHE_SIZE_UNFINISHED=0`` keeps nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tav_sdk.cache.entry import cache_key
+from tav_sdk.cache.store import Cache
+from tav_sdk.errors import TavError
+from tav_sdk.progress import Callback, StepProgress
+
+SECONDS = 10.0
+"""Between two times that latents are kept."""
+_LATENTS, _DONE = "latents.npy", "done.npy"
+_HARMLESS = (TavError, OSError, ValueError, EOFError)
+
+_log = logging.getLogger(__name__)
+
+
+class Unfinished:
+    """One loop's latents after the last of its steps that was kept.
+
+    Like :class:`~tav_sdk.pipeline.inversion_cache.InversionCache` it never fails an edit: what is wrong is logged as a
+    warning.
+
+    Args:
+        facts: all that the loop's result depends on; plain JSON values.
+        cache: where to keep it; by default ``Cache("unfinished")``.
+    """
+
+    def __init__(self, facts: Mapping[str, Any], cache: Cache | None = None) -> None:
+        self._facts = dict(facts)
+        # Two entries in turn, since an entry is not changed once it is written.
+        self._keys = [cache_key({**self._facts, "turn": turn}) for turn in (0, 1)]
+        self._turn = 0
+        self._kept = time.monotonic()
+        try:
+            cache = Cache("unfinished") if cache is None else cache
+        except _HARMLESS as error:
+            _log.warning("an interrupted edit will start again from its beginning: %s", error)
+        self._cache = cache if cache is not None and cache.max_bytes > 0 else None
+
+    def find(self) -> tuple[int, np.ndarray] | None:
+        """Steps that are done, and the latents after them ``(1, c, f, h, w)`` float32; or ``None``."""
+        found = [entry for turn in (0, 1) if (entry := self._read(turn)) is not None]
+        if not found:
+            return None
+        done, turn, latents = max(found, key=lambda entry: entry[0])
+        self._turn = 1 - turn
+        return done, latents
+
+    def keeping(self, callback: Callback | None) -> Callback:
+        """A callback that keeps the latents of steps every now and then, and then calls ``callback``."""
+
+        def keep(step: StepProgress) -> bool | None:
+            if step.latents is not None and step.step < step.total and time.monotonic() - self._kept >= SECONDS:
+                self._keep(step.step, step.latents)
+            return None if callback is None else callback(step)
+
+        return keep
+
+    def finish(self) -> None:
+        """Remove what was kept: the loop's result is there."""
+        for key in self._keys:
+            self._remove(key)
+
+    def _read(self, turn: int) -> tuple[int, int, np.ndarray] | None:
+        if self._cache is None:
+            return None
+        try:
+            folder = self._cache.get(self._keys[turn])
+            if folder is None:
+                return None
+            try:
+                latents = np.load(folder / _LATENTS, allow_pickle=False)
+                return int(np.load(folder / _DONE, allow_pickle=False)), turn, latents
+            finally:
+                self._cache.release(self._keys[turn])
+        except _HARMLESS as error:
+            _log.warning("an interrupted edit cannot be gone on with: %s", error)
+            return None
+
+    def _keep(self, done: int, latents: np.ndarray) -> None:
+        def make(folder: Path) -> None:
+            np.save(folder / _LATENTS, latents, allow_pickle=False)
+            np.save(folder / _DONE, np.asarray(done), allow_pickle=False)
+
+        if self._cache is None:
+            return
+        key, former = self._keys[self._turn], self._keys[1 - self._turn]
+        try:
+            self._cache.get_or_make(key, make, facts={**self._facts, "turn": self._turn})
+            self._cache.release(key)
+        except _HARMLESS as error:
+            _log.warning("an interrupted edit will start again from its beginning: %s", error)
+            self._cache = None
+            return
+        self._remove(former)
+        self._turn = 1 - self._turn
+        self._kept = time.monotonic()
+
+    def _remove(self, key: str) -> None:
+        if self._cache is not None:
+            with contextlib.suppress(*_HARMLESS):
+                self._cache.remove(key)

@@ -1,0 +1,1 @@
+"""What is asked for, checked once; and the same, resolved against a bundle."""

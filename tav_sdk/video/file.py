@@ -1,0 +1,123 @@
+"""A long clip that stays on disk: ``VideoFile`` reads it in chunks, again for each pass over it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tav_sdk.errors import NotEnoughFramesError, VideoError
+from tav_sdk.video.clip import check_int, check_sampling, hash_frames
+from tav_sdk.video.reader import kept_frames
+from tav_sdk.video.writer import check_fps
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["VideoFile"]
+
+
+class VideoFile:
+    """The clip that :func:`tav_sdk.video.clip.read_video` gives for the same arguments, but never held whole.
+
+    The file is decoded once here, to count its frames, and once for each use of :meth:`chunks` and of
+    :attr:`content_hash`: it must not change meanwhile.
+
+    Args:
+        path, num_frames, start, stride, size: as for :func:`tav_sdk.video.clip.read_video`.
+
+    Attributes:
+        path: the file.
+        num_frames, height, width, fps: of the clip, as in :class:`tav_sdk.video.clip.Video`.
+
+    Raises:
+        InputError, VideoError: as :func:`tav_sdk.video.clip.read_video`, with the same messages.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        num_frames: int | None = None,
+        start: int = 0,
+        stride: int = 1,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._hash: str | None = None
+        size = check_sampling(num_frames, start, stride, size)
+        self._sampling = {"num_frames": num_frames, "start": start, "stride": stride, "size": size}
+        self.num_frames = self.height = self.width = 0
+        self.fps = 0.0
+        for frame, rate in kept_frames(self.path, **self._sampling):
+            if self.num_frames == 0:
+                self.height, self.width = frame().shape[:2]
+            self.num_frames += 1
+            self.fps = rate
+        self.fps = check_fps(self.fps)
+
+    def __repr__(self) -> str:
+        return (
+            f"VideoFile(path='{self.path}', num_frames={self.num_frames}, height={self.height}, width={self.width}, "
+            f"fps={self.fps:g})"
+        )
+
+    @property
+    def content_hash(self) -> str:
+        """That of the :class:`tav_sdk.video.clip.Video` with the same frames; the file is decoded for it, once.
+
+        Raises:
+            VideoError: the file has changed.
+        """
+        if self._hash is None:
+            self._hash = hash_frames((self.num_frames, self.height, self.width, 3), self._frames())
+        return self._hash
+
+    def chunks(self, length: int) -> Iterator[NDArray[np.uint8]]:
+        """The frames in order, ``length`` at a time; the file is decoded for each call.
+
+        Returns:
+            New arrays ``(length, h, w, 3)`` uint8 RGB; the last may be shorter.
+
+        Raises:
+            InputError: ``length`` is no whole number of at least 1.
+            VideoError: the file has changed, noticed while iterating.
+        """
+        check_int("length", length, 1)
+        return self._chunks(length)
+
+    def _chunks(self, length: int) -> Iterator[NDArray[np.uint8]]:
+        chunk = np.empty((0, self.height, self.width, 3), np.uint8)
+        for index, frame in enumerate(self._frames()):
+            at = index % length
+            if at == 0:
+                chunk = np.empty((min(length, self.num_frames - index), *frame.shape), np.uint8)
+            chunk[at] = frame
+            if at + 1 == len(chunk):
+                yield chunk  # (length, h, w, 3)
+
+    def _frames(self) -> Iterator[NDArray[np.uint8]]:
+        """Each frame, ``(h, w, 3)`` uint8; VideoError as soon as they are not those that were counted."""
+        seen = 0
+        try:
+            for kept, _ in kept_frames(self.path, **self._sampling):
+                frame = kept()
+                if seen == self.num_frames:
+                    raise self._changed(f"more than {seen} frames")
+                if frame.shape[:2] != (self.height, self.width):
+                    raise self._changed(f"frames of {frame.shape[0]}x{frame.shape[1]}")
+                yield frame
+                seen += 1
+        except NotEnoughFramesError as error:
+            raise self._changed(f"{seen} frames") from error
+        if seen < self.num_frames:
+            raise self._changed(f"{seen} frames")
+
+    def _changed(self, got: str) -> VideoError:
+        return VideoError(
+            f"{self.path} has changed since it was opened: expected {self.num_frames} frames of "
+            f"{self.height}x{self.width} pixels (height x width), got {got}. Open it again."
+        )

@@ -1,0 +1,1 @@
+"""Base models: every kind of file and folder that they come in."""

@@ -1,0 +1,1 @@
+"""How much memory tuning, export and editing will take."""

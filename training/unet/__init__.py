@@ -1,0 +1,1 @@
+"""The video U-Net: inflation, attention, and windows."""
