@@ -35,7 +35,7 @@ from benchmarks import interleave, progress, spread, table, write_json
 from benchmarks.pocket_editing import INVERT_WITH, NUM_FRAMES, ClipEditor, Edit, Judge, as_unet, edits_of, settings_of
 from tav_sdk.files import new_file, write_text
 from tav_sdk.pocket import SampleClip, find_base, sample_clips
-from tav_sdk.training import BaseModel, InflationOptions, inflate
+from tav_sdk.training import InflationOptions, PretrainedBase, inflate
 from tav_sdk.video.contact_sheet import contact_sheet
 
 STARTS = ("inverted", "noise")
@@ -201,7 +201,7 @@ def write_sheets(out: Path, rows: Sequence[Row], source: np.ndarray, caption: st
 def run(options: argparse.Namespace) -> str:
     """Make what is missing, judge everything, write the results; returns the tables."""
     rows = [row for row in ROWS if row.key in options.rows]
-    base = BaseModel(find_base(options.base))
+    base = PretrainedBase(find_base(options.base))
     settings = settings_of(base, options)
     seeds = [options.seed + index for index in range(options.seeds)]
     judge, entries, shown, costs = Judge(), [], {}, None

@@ -21,7 +21,7 @@ from tav_sdk.evaluation.evaluate import clip_frame, clip_text
 from tav_sdk.evaluation.trajectory import motion
 from tav_sdk.pocket import CLIP, SampleClip
 from tav_sdk.progress import UNet
-from tav_sdk.training import BaseModel, InflationOptions, TuneConfig, VideoUNet, inflate, tune
+from tav_sdk.training import InflationOptions, PretrainedBase, TuneConfig, VideoUNet, inflate, tune
 from tav_sdk.training.clip_scorer import ClipScorer
 from tav_sdk.training.encode import encode_clip, encode_prompts
 from tav_sdk.training.pocket.backgrounds import BACKGROUND_NAMES
@@ -100,7 +100,7 @@ def tuned_run(sample: SampleClip, folder: Path, num_train_steps: int | None) -> 
     return run
 
 
-def settings_of(base: BaseModel, options: argparse.Namespace) -> dict[str, Any]:
+def settings_of(base: PretrainedBase, options: argparse.Namespace) -> dict[str, Any]:
     """What decides the edits of any clip; what the options leave open is what the base recommends."""
     settings = {"base_sha256": base.sha256}
     for name in RECOMMENDED:
@@ -124,7 +124,7 @@ def as_unet(model: VideoUNet) -> UNet:
 class ClipEditor:
     """A sample clip with its latents and the text states of its edits, computed once for any number of models."""
 
-    def __init__(self, base: BaseModel, sample: SampleClip, edits: Sequence[Edit]) -> None:
+    def __init__(self, base: PretrainedBase, sample: SampleClip, edits: Sequence[Edit]) -> None:
         self.base, self.sample, self.edits = base, sample, list(edits)
         self.clip = read_video(sample.path, num_frames=NUM_FRAMES, size=(SIZE, SIZE))
         self.vae = base.load_vae().requires_grad_(False)

@@ -28,14 +28,19 @@ from benchmarks import progress, table, write_json
 from benchmarks.pocket_editing import INVERT_WITH, KINDS, ClipEditor, Judge, as_unet, edits_of, settings_of
 from tav_sdk.files import new_file, sha256_of, write_text
 from tav_sdk.pocket import SampleClip, find_base, sample_clips
-from tav_sdk.training import BaseModel, InflationOptions
+from tav_sdk.training import InflationOptions, PretrainedBase
 from tav_sdk.video.contact_sheet import contact_sheet
 
 SCORES = ("subject", "background", "style", "all", "color", "trajectory", "clip_text", "clip_frame")
 
 
 def edit_clip(
-    base: BaseModel, judge: Judge, sample: SampleClip, settings: dict[str, Any], folder: Path, num_edits: int | None
+    base: PretrainedBase,
+    judge: Judge,
+    sample: SampleClip,
+    settings: dict[str, Any],
+    folder: Path,
+    num_edits: int | None,
 ) -> dict[str, Any]:
     """Tune on one clip, make and judge its edits; the contact sheet is written first, the scores last."""
     editor = ClipEditor(base, sample, edits_of(sample.name)[:num_edits])
@@ -91,7 +96,7 @@ def summary(edits: Iterable[dict[str, Any]]) -> dict[str, dict[str, float] | Non
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """All clips that are not finished, then the summary of all."""
-    base = BaseModel(find_base(options.base))
+    base = PretrainedBase(find_base(options.base))
     common = {**settings_of(base, options), "seed": options.seed}
     judge, results = Judge(), []
     for sample in list(sample_clips().values())[: options.clips]:

@@ -37,7 +37,7 @@ from tav_sdk.export.graphs import TextEncoderGraph, VaeDecoderGraph, VaeEncoderG
 from tav_sdk.export.precision import HALF, to_half
 from tav_sdk.export.reference import picture
 from tav_sdk.training import InflationOptions, inflate
-from tav_sdk.training.base.model import BaseModel
+from tav_sdk.training.base.model import PretrainedBase
 
 BASES = ("tiny", "pocket", "mid")
 CASES: dict[str, dict[str, Any]] = {
@@ -58,7 +58,7 @@ UNET_CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def run(base: BaseModel, *, num_frames: int, size: int) -> dict[str, Any]:
+def run(base: PretrainedBase, *, num_frames: int, size: int) -> dict[str, Any]:
     """Measure every graph of a base in each precision, with a clip of ``num_frames`` of ``size`` x ``size`` pixels."""
     rows = []
     for graph, module, feeds in _graphs(base, num_frames, size):
@@ -76,7 +76,9 @@ def run(base: BaseModel, *, num_frames: int, size: int) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def _graphs(base: BaseModel, num_frames: int, size: int) -> Iterator[tuple[str, nn.Module, tuple[np.ndarray, ...]]]:
+def _graphs(
+    base: PretrainedBase, num_frames: int, size: int
+) -> Iterator[tuple[str, nn.Module, tuple[np.ndarray, ...]]]:
     """Each graph's float32 module and an input, as the export makes them, without a tuned clip."""
     ids = base.load_tokenizer()("a red square is moving over the meadow")
     text_encoder = TextEncoderGraph(base.load_text_encoder())
@@ -230,10 +232,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as work:
         if options.base == "pocket":
-            result = run(BaseModel(Path("pocket")), num_frames=8, size=64)
+            result = run(PretrainedBase(Path("pocket")), num_frames=8, size=64)
         else:
             scale = {"tiny": TINY, "mid": MID}[options.base]
-            base = BaseModel(write_base(scale, Path(work) / "base"))
+            base = PretrainedBase(write_base(scale, Path(work) / "base"))
             result = run(base, num_frames=scale.num_frames, size=scale.pixels)
     rows = [
         (

@@ -110,19 +110,19 @@ def _check_fits(run: Run, first: Bundle) -> None:
 def _write_weights(run: Run, tensors: tuple[StoredTensor, ...], path: Path) -> None:
     """Write the run's tensors at the places that the graph reads them from."""
     try:
-        with safe_open(run.delta_path, framework="np") as delta, open(path, "wb") as file:
+        with safe_open(run.tuned_path, framework="np") as delta, open(path, "wb") as file:
             _check_names({name: tuple(delta.get_slice(name).get_shape()) for name in delta.keys()}, tensors, run)  # noqa: SIM118
             for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
                 file.seek(tensor.offset)
                 array = _converted(delta.get_tensor(tensor.name), tensor.dtype)
                 if not np.isfinite(array).all():
                     raise CheckpointError(
-                        f"{tensor.name} in {run.delta_path} has NaN or infinity in it as {tensor.dtype}; tune again "
+                        f"{tensor.name} in {run.tuned_path} has NaN or infinity in it as {tensor.dtype}; tune again "
                         "with a lower learning rate, or export to a bundle of higher precision"
                     )
                 file.write(array.tobytes())
     except SafetensorError as error:
-        raise CheckpointError(f"{run.delta_path} cannot be read: {error}; tune again") from error
+        raise CheckpointError(f"{run.tuned_path} cannot be read: {error}; tune again") from error
 
 
 def _check_names(delta: Mapping[str, tuple[int, ...]], tensors: tuple[StoredTensor, ...], run: Run) -> None:
@@ -136,7 +136,7 @@ def _check_names(delta: Mapping[str, tuple[int, ...]], tensors: tuple[StoredTens
     ]
     if problems:
         raise CheckpointError(
-            f"{run.delta_path} does not fit the bundle's U-Net ({len(problems)} differences): "
+            f"{run.tuned_path} does not fit the bundle's U-Net ({len(problems)} differences): "
             f"{'; '.join(problems[:10])}; export it without --bundle"
         )
 

@@ -29,8 +29,8 @@ from tav_sdk.export.precision import HALF
 from tav_sdk.pipeline.pipeline import Pipeline
 from tav_sdk.pocket import sample_clips
 from tav_sdk.progress import Callback, StepProgress, report
-from tav_sdk.training.base.model import BaseModel
-from tav_sdk.training.checkpoint import load_delta
+from tav_sdk.training.base.model import PretrainedBase
+from tav_sdk.training.checkpoint import load_tuned_weights
 from tav_sdk.training.clip_scorer import ClipScorer
 from tav_sdk.training.run_folder import Run
 from tav_sdk.training.torch_engine import TorchEngine
@@ -68,7 +68,7 @@ the score falls by 0.1 % at most, and what was not edited at all has 30 % less."
 
 
 def check_edit_quality(
-    folder: Path, run: Run, base: BaseModel, *, callback: Callback | None = None
+    folder: Path, run: Run, base: PretrainedBase, *, callback: Callback | None = None
 ) -> dict[str, float] | None:
     """Compare a bundle's edits with those of the float32 model, with the base's own steps and guidance.
 
@@ -188,10 +188,10 @@ def _score(scorer: ClipScorer, videos: Sequence[np.ndarray], prompts: Sequence[s
 
 
 @contextlib.contextmanager
-def _model_pipeline(bundle: Bundle, run: Run, base: BaseModel) -> Iterator[Pipeline]:
+def _model_pipeline(bundle: Bundle, run: Run, base: PretrainedBase) -> Iterator[Pipeline]:
     """The bundle with the float32 modules in place of the graphs that low precision touches."""
     unet = inflate(base.load_unet(), run.config.inflation, run.config.num_frames).eval()
-    load_delta(unet, run.delta_path)
+    load_tuned_weights(unet, run.tuned_path)
     modules: dict[str, nn.Module] = {TEXT_ENCODER: TextEncoderGraph(base.load_text_encoder()), UNET: unet}
     engines: dict[str, Engine] = {}
     for name, module in modules.items():

@@ -37,8 +37,8 @@ from tav_sdk.export.to_onnx import ExportedGraph, export_graph
 from tav_sdk.export.untuned import write_untuned
 from tav_sdk.files import check_new, new_folder
 from tav_sdk.progress import Callback, StepProgress, report
-from tav_sdk.training.base.model import BaseModel
-from tav_sdk.training.checkpoint import load_delta, untuned_weights
+from tav_sdk.training.base.model import PretrainedBase
+from tav_sdk.training.checkpoint import load_tuned_weights, untuned_weights
 from tav_sdk.training.run_folder import Run, load_run
 from tav_sdk.training.unet.inflation import inflate, trainable_parameters
 from tav_sdk.training.unet.video_unet import VideoUNet
@@ -103,7 +103,7 @@ def export_bundle(
     check_new(out, overwrite=overwrite)
     run = run if isinstance(run, Run) else load_run(run)
     config = run.config
-    model = BaseModel.of_run(run, base, loras=loras, tokenizer=tokenizer, allow_pickle=allow_pickle)
+    model = PretrainedBase.of_run(run, base, loras=loras, tokenizer=tokenizer, allow_pickle=allow_pickle)
     with new_folder(out, overwrite=overwrite) as folder:
         entries = _Exporter(run, model, folder, precision, control, windows, parity, callback).export()
         (folder / TOKENIZER).mkdir()
@@ -141,7 +141,7 @@ class _Exporter:
     def __init__(
         self,
         run: Run,
-        base: BaseModel,
+        base: PretrainedBase,
         folder: Path,
         precision: str,
         control: bool,
@@ -188,7 +188,7 @@ class _Exporter:
         gc.collect()
         unet = inflate(base.load_unet(), config.inflation, config.num_frames).eval()
         untuned = untuned_weights(unet)
-        load_delta(unet, self.run.delta_path)
+        load_tuned_weights(unet, self.run.tuned_path)
         latents = {
             "num_frames": config.num_frames,
             "height": config.height // base.vae_scale_factor,

@@ -9,7 +9,7 @@ pytest.importorskip("diffusers")
 
 from benchmarks.pocket_editing import ClipEditor, Edit, Judge, as_unet
 from tav_sdk.pocket import sample_clip
-from tav_sdk.training import BaseModel, InflationOptions
+from tav_sdk.training import InflationOptions, PretrainedBase
 
 STEPS = 20
 SNOW = Edit.of("background", subject="car", background="snow", color="red")
@@ -18,7 +18,7 @@ PIXELS = Edit.of("style", subject="car", background="road", color="red", style="
 
 @pytest.fixture(scope="module")
 def editor() -> ClipEditor:
-    return ClipEditor(BaseModel("pocket"), sample_clip("car-road"), [SNOW, PIXELS])
+    return ClipEditor(PretrainedBase("pocket"), sample_clip("car-road"), [SNOW, PIXELS])
 
 
 @pytest.fixture(scope="module")

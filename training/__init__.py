@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tav_sdk.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from tav_sdk.training.base.model import BaseModel as BaseModel
+    from tav_sdk.training.base.model import PretrainedBase as PretrainedBase
     from tav_sdk.training.base.tiny import make_tiny_base as make_tiny_base
     from tav_sdk.training.clip_scorer import ClipScorer as ClipScorer
     from tav_sdk.training.config import InflationOptions as InflationOptions
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tav_sdk.training.unet.video_unet import VideoUNet as VideoUNet
 
 _HOMES = {
-    "BaseModel": "base.model",
+    "PretrainedBase": "base.model",
     "ClipScorer": "clip_scorer",
     "InflationOptions": "config",
     "Run": "run_folder",
@@ -50,9 +50,9 @@ _HOMES = {
     "tune": "tuning",
 }
 __all__ = [
-    "BaseModel",
     "ClipScorer",
     "InflationOptions",
+    "PretrainedBase",
     "Run",
     "TorchEngine",
     "TuneConfig",

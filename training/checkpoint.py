@@ -20,7 +20,7 @@ from tav_sdk.training.run_folder import RECORD
 from tav_sdk.training.unet.inflation import trainable_parameters
 
 
-def save_delta(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+def save_tuned_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write the tuned tensors of a model as float32, sorted by name, whole or not at all."""
     tensors = {name: p.detach().float() for name, p in sorted(trainable_parameters(model).items())}
     save_tensors(tensors, path, metadata)
@@ -43,7 +43,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
             raise OutputError(f"cannot write {path}: {error}") from error
 
 
-def load_delta(model: nn.Module, path: Path) -> None:
+def load_tuned_weights(model: nn.Module, path: Path) -> None:
     """Put tuned tensors into an inflated model, strictly.
 
     Raises:
@@ -83,7 +83,7 @@ def copy_strictly(tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Par
         parameter.data.copy_(tensors[name])
 
 
-def delta_names(path: Path) -> list[str]:
+def tuned_names(path: Path) -> list[str]:
     """Names of the tensors in a delta, without reading them."""
     with safe_open(path, framework="np") as file:
         return sorted(file.keys())

@@ -99,7 +99,7 @@ class TuneConfig:
 
     Attributes:
         base: the base model: a folder in the diffusers layout, a single-file ``.safetensors`` checkpoint, a Hugging
-            Face id, or ``pocket``, the one in the package; see :class:`~tav_sdk.training.BaseModel`.
+            Face id, or ``pocket``, the one in the package; see :class:`~tav_sdk.training.PretrainedBase`.
         video: the clip's file.
         prompt: the clip's caption, at most 77 tokens.
         out: the run folder to write.

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from tav_sdk.bundle.tokenizer import Tokenizer
-from tav_sdk.training.base.model import BaseModel
+from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.video.clip import Video
 from tav_sdk.video.frames import to_pixels
 
@@ -56,7 +56,7 @@ def encode_prompts(text_encoder: torch.nn.Module, tokenizer: Tokenizer, prompts:
     return text_encoder(ids)[0].float().cpu()
 
 
-def prepare(base: BaseModel, clip: Video, prompt: str, device: torch.device) -> tuple[ClipLatents, Tensor]:
+def prepare(base: PretrainedBase, clip: Video, prompt: str, device: torch.device) -> tuple[ClipLatents, Tensor]:
     """Latents and text states of a clip; the VAE and the text encoder are released before this returns."""
     tokenizer = base.load_tokenizer()
     states = encode_prompts(base.load_text_encoder().to(device), tokenizer, [prompt])

@@ -14,9 +14,9 @@ from tav_sdk.errors import CheckpointError, PickledWeightsError
 from tav_sdk.files import check_new, new_folder, sha256_of
 from tav_sdk.training.base.hub import is_hub_id, snapshot
 from tav_sdk.training.base.mismatches import listed
-from tav_sdk.training.base.model import BaseModel
+from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.base.reading import reading
-from tav_sdk.training.checkpoint import save_delta, versions, write_record
+from tav_sdk.training.checkpoint import save_tuned_weights, versions, write_record
 from tav_sdk.training.config import InflationOptions, TuneConfig
 from tav_sdk.training.run_folder import DELTA, FORMAT_VERSION, Run, load_run
 from tav_sdk.training.unet.inflation import inflate, load_original_state, trainable_parameters
@@ -50,7 +50,7 @@ def import_original(
         out: the run folder to write.
         prompt: the caption of the clip that it was tuned on; a checkpoint does not have it.
         video: that clip, if it is there: its rate, and its hash for the record.
-        base: the base that it was tuned from; see :class:`BaseModel`.
+        base: the base that it was tuned from; see :class:`PretrainedBase`.
         overwrite: replace what is in ``out``.
         **settings: others of :class:`TuneConfig`: frames, size, start and stride of the clip, and those of the base.
 
@@ -73,7 +73,7 @@ def import_original(
         **settings,
     )
     path = find_checkpoint(folder, config)
-    model = BaseModel.of_config(config)
+    model = PretrainedBase.of_config(config)
     check_size(config.height, config.width, model.size_multiple)
     clip = _clip(config)
     unet = inflate(model.load_unet(), config.inflation, config.num_frames)
@@ -94,7 +94,7 @@ def import_original(
         "imported": {"name": path.name, "sha256": sha256_of(path), "of": "showlab/Tune-A-Video"},
     }
     with new_folder(out, overwrite=overwrite) as new:
-        save_delta(unet, new / DELTA, {"format": "tav-sdk delta"})
+        save_tuned_weights(unet, new / DELTA, {"format": "tav-sdk delta"})
         write_record(new, record | {"delta_sha256": sha256_of(new / DELTA)})
     return load_run(out)
 
@@ -136,7 +136,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _check_frozen(path: Path, before: Mapping[str, Tensor], state: Mapping[str, Tensor], base: BaseModel) -> None:
+def _check_frozen(path: Path, before: Mapping[str, Tensor], state: Mapping[str, Tensor], base: PretrainedBase) -> None:
     """Compare all but the tuned tensors with the base's."""
     changed = [name for name, tensor in before.items() if not _same(tensor, state[name].float())]
     if changed:

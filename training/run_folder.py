@@ -48,7 +48,7 @@ class Run:
         return InflationOptions.from_dict(self.record["config"]["inflation"])
 
     @property
-    def delta_path(self) -> Path:
+    def tuned_path(self) -> Path:
         """The file of tuned tensors."""
         return self.snapshot or self.folder / DELTA
 

@@ -18,8 +18,8 @@ from tav_sdk.diffusion.sampling import ddim_sample
 from tav_sdk.engines.base import TensorSpec
 from tav_sdk.errors import InputError, PromptError, VideoError
 from tav_sdk.progress import Callback, UNet
-from tav_sdk.training.base.model import BaseModel
-from tav_sdk.training.checkpoint import load_delta, untuned_weights
+from tav_sdk.training.base.model import PretrainedBase
+from tav_sdk.training.checkpoint import load_tuned_weights, untuned_weights
 from tav_sdk.training.encode import encode_clip, encode_prompts
 from tav_sdk.training.run_folder import Run
 from tav_sdk.training.torch_engine import TorchEngine
@@ -34,7 +34,7 @@ def compare_snapshots(
     *,
     steps: Sequence[int] | None = None,
     video: str | Path | None = None,
-    base: BaseModel | None = None,
+    base: PretrainedBase | None = None,
     adapter_scale: float = 1.0,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
@@ -72,7 +72,7 @@ def compare_snapshots(
     scale, config = check_adapter_scale(adapter_scale), run.config
     runs = [run.at(step) for step in sorted(set(run.steps if steps is None else steps))]
     clip = _clip(run, video)
-    base = base or BaseModel.of_run(run)
+    base = base or PretrainedBase.of_run(run)
     n = base.recommended.num_inference_steps if num_inference_steps is None else num_inference_steps
     guidance = base.recommended.guidance_scale if guidance_scale is None else guidance_scale
     base.schedule.timesteps(n)  # before the work: is there such a number of steps?
@@ -89,7 +89,7 @@ def compare_snapshots(
     videos: dict[tuple[int, int], Video] = {}
     for one in runs:
         step = one.config.num_train_steps
-        load_delta(model, one.delta_path)
+        load_tuned_weights(model, one.tuned_path)
         if scale != 1:
             _scale(model, untuned, scale)
         noise = ddim_invert(unet, source, inverted_with, base.schedule, n, _of(callback, f"at {step}"))

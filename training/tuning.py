@@ -16,8 +16,8 @@ from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.errors import CheckpointError, ConfigError, InputError, NonFiniteLossError, OutputError
 from tav_sdk.files import check_new, put_in_place, sha256_of
 from tav_sdk.progress import Callback, StepProgress, report
-from tav_sdk.training.base.model import BaseModel
-from tav_sdk.training.checkpoint import save_delta, versions, write_record
+from tav_sdk.training.base.model import PretrainedBase
+from tav_sdk.training.checkpoint import save_tuned_weights, versions, write_record
 from tav_sdk.training.config import TuneConfig
 from tav_sdk.training.encode import prepare
 from tav_sdk.training.run_folder import (
@@ -82,7 +82,7 @@ def tune(
             f"an unfinished run of {out} is there; continue it with --resume, or start anew with --overwrite"
         )
     device = find_device(device)
-    base = BaseModel.of_config(config)
+    base = PretrainedBase.of_config(config)
     check_size(config.height, config.width, base.size_multiple)
     schedule = base.schedule
     clip = read_video(
@@ -102,7 +102,7 @@ def tune(
         if (folder / RESUME).is_file():
             tuner.load(folder / RESUME)
         seconds = _run(tuner, config, folder, callback)
-        save_delta(model, folder / DELTA, {"format": "tav-sdk delta"})
+        save_tuned_weights(model, folder / DELTA, {"format": "tav-sdk delta"})
         record |= {"delta_sha256": sha256_of(folder / DELTA), "seconds": round(seconds, 1), "device": str(device)}
         write_record(folder, record)
         for name in (RESUME, STARTED):
@@ -124,7 +124,7 @@ def _run(tuner: Tuner, config: TuneConfig, folder: Path, callback: Callback | No
                     log.flush()
                     tuner.save(folder / RESUME)
                     saved = tuner.steps_done
-                    save_delta(tuner.model, folder / SNAPSHOTS / snapshot_name(saved))
+                    save_tuned_weights(tuner.model, folder / SNAPSHOTS / snapshot_name(saved))
                 report(callback, StepProgress("tune", tuner.steps_done, total, metrics=metrics))
     except BaseException as error:
         # A non-finite loss would come again: continue from the last good snapshot, not from here.
@@ -203,7 +203,7 @@ def _finished(config: TuneConfig, run: Run) -> Run:
     return run
 
 
-def _record(config: TuneConfig, base: BaseModel, clip: Video, schedule: DDIMSchedule) -> dict[str, Any]:
+def _record(config: TuneConfig, base: PretrainedBase, clip: Video, schedule: DDIMSchedule) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "prompt": config.prompt,

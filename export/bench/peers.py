@@ -16,8 +16,8 @@ from tav_sdk.bundle.layout import TEXT_ENCODER, UNET, VAE_DECODER, VAE_ENCODER
 from tav_sdk.engines.base import Engine, Weights
 from tav_sdk.errors import InputError
 from tav_sdk.export.graphs import TextEncoderGraph, VaeDecoderGraph, VaeEncoderGraph
-from tav_sdk.training.base.model import BaseModel
-from tav_sdk.training.checkpoint import load_delta
+from tav_sdk.training.base.model import PretrainedBase
+from tav_sdk.training.checkpoint import load_tuned_weights
 from tav_sdk.training.run_folder import Run
 from tav_sdk.training.torch_engine import TorchEngine
 from tav_sdk.training.unet.inflation import inflate
@@ -35,7 +35,7 @@ def peer_engines(
     run: Run,
     bundle: Bundle,
     *,
-    base: BaseModel | None = None,
+    base: PretrainedBase | None = None,
     device: str = "cpu",
     precision: str = "fp32",
 ) -> dict[str, Engine]:
@@ -58,9 +58,9 @@ def peer_engines(
     if precision not in DTYPES:
         raise InputError(f"a peer cannot compute in {precision!r}; choose one of {', '.join(DTYPES)}")
     dtype = DTYPES[precision]
-    base = base or BaseModel.of_run(run)
+    base = base or PretrainedBase.of_run(run)
     unet = inflate(base.load_unet(), run.config.inflation, run.config.num_frames)
-    load_delta(unet, run.delta_path)
+    load_tuned_weights(unet, run.tuned_path)
     vae = base.load_vae()
     modules: dict[str, nn.Module] = {
         TEXT_ENCODER: TextEncoderGraph(base.load_text_encoder()),

@@ -15,7 +15,7 @@ import numpy as np
 from tav_sdk.bundle.graph_folder import GraphFolder
 from tav_sdk.bundle.layout import DOWN_RESIDUAL, GRAPHS, MID_RESIDUAL, SCHEDULER, TUNED_FILE, UNET, UNTUNED_FILE
 from tav_sdk.bundle.manifest import GraphEntry, Manifest, StoredTensor, _Provenance, read_manifest
-from tav_sdk.bundle.tuned_weights import is_in_base, scale_adapter
+from tav_sdk.bundle.tuned_weights import is_in_base, scale_tuned_weights
 from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.engines.base import TensorSpec, Weights
 from tav_sdk.errors import BundleError
@@ -78,7 +78,7 @@ class Bundle(GraphFolder):
                 f"the bundle {self.folder} does not hold the base's own weights, which adapter_scale {adapter_scale:g} "
                 "needs; export its run again, or leave the scale at 1"
             )
-        return scale_adapter(tuned, self._stored(entry, UNTUNED_FILE, entry.untuned), adapter_scale)
+        return scale_tuned_weights(tuned, self._stored(entry, UNTUNED_FILE, entry.untuned), adapter_scale)
 
     def _stored(self, entry: GraphEntry, file: str, stored: tuple[StoredTensor, ...]) -> Weights:
         """Tensors in a file beside a graph, where they are on disk."""

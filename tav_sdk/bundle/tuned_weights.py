@@ -38,7 +38,7 @@ def is_in_base(name: str) -> bool:
     return _TEMPORAL not in name
 
 
-def scale_adapter(tuned: Weights, untuned: Weights, scale: float) -> Weights:
+def scale_tuned_weights(tuned: Weights, untuned: Weights, scale: float) -> Weights:
     """A clip's tuned weights, scaled.
 
     Args:
@@ -59,7 +59,7 @@ def scale_adapter(tuned: Weights, untuned: Weights, scale: float) -> Weights:
 def scale_tensors(
     tuned: Mapping[str, np.ndarray], untuned: Mapping[str, np.ndarray], scale: float
 ) -> dict[str, np.ndarray]:
-    """The tensors of :func:`scale_adapter`, whatever the scale; ``uint16`` are the bits of ``bfloat16``."""
+    """The tensors of :func:`scale_tuned_weights`, whatever the scale; ``uint16`` are the bits of ``bfloat16``."""
     scaled = {}
     for name, array in tuned.items():
         if is_in_base(name):

@@ -439,13 +439,13 @@ def _check_stream(
 
 def _say_windows(pipeline: Pipeline, num_frames: int) -> None:
     length = pipeline.manifest.num_frames
-    if pipeline.continues:
+    if pipeline.exact_long_video:
         count = -(-num_frames // length)
         say(f"{_counted(num_frames, 'frame')}, {_counted(count, 'window')} of {length}: as in one pass")
     else:
         say(
             f"[yellow]{num_frames} frames by overlapping windows of {length}, which is approximate:[/] "
-            f"{pipeline.why_not_continued}"
+            f"{pipeline.long_video_note}"
         )
 
 

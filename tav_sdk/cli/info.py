@@ -131,7 +131,7 @@ def _run(path: Path) -> dict[str, Any]:
         **facts,
         "base": {key: base[key] for key in ("name", "revision", "sha256") if key in base},
         **_loras(base),
-        "bytes": run.delta_path.stat().st_size,
+        "bytes": run.tuned_path.stat().st_size,
     }
 
 
@@ -175,10 +175,10 @@ def _of_the_hub(repo: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _base(path: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
     import dataclasses
 
-    from tav_sdk.training import BaseModel
+    from tav_sdk.training import PretrainedBase
 
     # Of the hub only what is in the cache: nothing is downloaded to be described.
-    base = BaseModel(path, weights=False, local_files_only=True, **options)
+    base = PretrainedBase(path, weights=False, local_files_only=True, **options)
     schedule, unet = base.schedule, base.configs["unet"]
     return {
         "kind": "base model",

@@ -104,10 +104,10 @@ def plan(
     height, width = parse_size(size) if size is not None else (None, None)
     budget = parse_memory(memory) if memory is not None else None
 
-    from tav_sdk.training import BaseModel, InflationOptions, plan_memory
+    from tav_sdk.training import InflationOptions, PretrainedBase, plan_memory
 
     planned = plan_memory(
-        BaseModel(
+        PretrainedBase(
             base,
             allow_pickle,
             loras=tuple(lora or ()),

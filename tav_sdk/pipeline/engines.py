@@ -107,14 +107,14 @@ class BundleModels:
         return self._bundle
 
     @property
-    def continues(self) -> bool:
+    def exact_long_video(self) -> bool:
         """Whether videos longer than the bundle's clips are made exactly, as in one pass; otherwise approximately."""
         return WINDOWED_UNET in self._given or (WINDOWED_UNET in self.manifest.graphs and UNET not in self._given)
 
     @property
-    def why_not_continued(self) -> str:
+    def long_video_note(self) -> str:
         """Why it is not exactly; empty if it is."""
-        if self.continues:
+        if self.exact_long_video:
             return ""
         options = self.manifest.inflation
         if options["temporal_mask"] == "none" or options["group_norm"] == "video":
@@ -204,8 +204,8 @@ class BundleModels:
             )
         want = (self.manifest.num_frames, self.manifest.height, self.manifest.width)
         got = (clip.num_frames, clip.height, clip.width)
-        if got[1:] != want[1:] or (got[0] < want[0] and not self.continues):
-            frames = "any number of frames" if self.continues else f"{want[0]} frames or more"
+        if got[1:] != want[1:] or (got[0] < want[0] and not self.exact_long_video):
+            frames = "any number of frames" if self.exact_long_video else f"{want[0]} frames or more"
             raise InputError(
                 f"the bundle takes clips of {frames} of {want[1]}x{want[2]} pixels (height x width), got {got[0]} "
                 f"frames of {got[1]}x{got[2]}; read the clip with size={want[1:]}, or tune and export at its size"
@@ -223,7 +223,7 @@ class BundleModels:
             return control.of(self._unet)
         if control is not None:
             raise InputError(f"control steers videos of the bundle's {window} frames, got {num_frames}")
-        if self.continues:
+        if self.exact_long_video:
             return WindowedUNet(self._window_graph(), callback, loop)
         blended_runs(num_frames, window - 1)  # its errors now, not after the VAE
         return BlendedUNet(self._unet, window, callback, loop)

@@ -95,8 +95,8 @@ class Pipeline(BundleModels):
         Args:
             clip: a :class:`~tav_sdk.Video`, or a :class:`~tav_sdk.VideoFile`, which is not held in memory; as high and
                 wide as the bundle takes. One that is longer than the bundle's clips goes window by window: with the
-                same result as in one pass if the pipeline :attr:`continues`, and then a shorter one is taken, too;
-                otherwise by blended windows. A long inversion that was interrupted goes on where it stopped.
+                same result as in one pass if the pipeline :attr:`exact_long_video`, and then a shorter one is taken,
+                too; otherwise by blended windows. A long inversion that was interrupted goes on where it stopped.
             prompt: what to invert with; by default what the base does best with (:attr:`Manifest.invert_with`): the
                 empty prompt as in the released code, or the tuned clip's caption; the caption if ``correction`` is
                 ``negative-prompt``.
@@ -305,9 +305,9 @@ class Pipeline(BundleModels):
             BundleError: the bundle's frames depend on later ones, or it was exported before it could continue.
             InputError: as in :meth:`invert` and :meth:`edit`; now, not when the first frames are asked for.
         """
-        if not self.continues:
+        if not self.exact_long_video:
             raise BundleError(
-                f"the bundle {self._bundle.folder} cannot be streamed: {self.why_not_continued}; edit the clip "
+                f"the bundle {self._bundle.folder} cannot be streamed: {self.long_video_note}; edit the clip "
                 "without streaming"
             )
         self._check_clip(clip)
@@ -410,7 +410,7 @@ class Pipeline(BundleModels):
         start_timestep: int | None,
     ) -> InversionFacts | None:
         """What an inversion follows from; ``None`` where an engine was given, of whose weights nothing is known."""
-        unet = WINDOWED_UNET if self.continues and clip.num_frames != self.manifest.num_frames else UNET
+        unet = WINDOWED_UNET if self.exact_long_video and clip.num_frames != self.manifest.num_frames else UNET
         graphs = (TEXT_ENCODER, VAE_ENCODER, unet)
         if not self._given.keys().isdisjoint(graphs):
             return None
@@ -461,7 +461,7 @@ class Pipeline(BundleModels):
                 "inputs": [hashlib.sha256(array.tobytes()).hexdigest() for array in (latents, states)],
                 "negative": None if negative is None else hashlib.sha256(negative.tobytes()).hexdigest(),
                 "offsets": None if offsets is None else hashlib.sha256(offsets.tobytes()).hexdigest(),
-                "unet": str(self._bundle.graph(WINDOWED_UNET if self.continues else UNET).key),
+                "unet": str(self._bundle.graph(WINDOWED_UNET if self.exact_long_video else UNET).key),
                 "weights": None if self._weights is None else self._weights.key,
                 "schedule": self.schedule.to_config(),
                 "steps": num_inference_steps,

@@ -17,13 +17,13 @@ from tav_sdk.bundle.layout import DOWN_RESIDUAL, MID_RESIDUAL, UNET
 from tav_sdk.errors import BaseModelError, BundleError, InputError, PickledWeightsError
 from tav_sdk.export import export_bundle, export_controlnet
 from tav_sdk.pipeline.controlnet import Control, ControlNet
-from tav_sdk.training import BaseModel
+from tav_sdk.training import PretrainedBase
 from tav_sdk.video.clip import Video
 
 
 def make_controlnet(base, folder, **changes):
     """A ControlNet for ``base`` whose zero convolutions are not zero."""
-    unet = BaseModel(base).load_unet()
+    unet = PretrainedBase(base).load_unet()
     with torch.random.fork_rng():
         torch.manual_seed(3)
         embedding = {"conditioning_embedding_out_channels": (4, 8, 8, 16)}
@@ -104,7 +104,10 @@ def test_a_controlled_call_is_that_of_diffusers_on_a_single_frame(tiny_base, tin
     """Untuned, and in the frame preset, frame 0 is the image model's."""
     from tav_sdk.training import inflate
 
-    unet, model = BaseModel(tiny_base).load_unet(), diffusers.ControlNetModel.from_pretrained(tiny_controlnet).eval()
+    unet, model = (
+        PretrainedBase(tiny_base).load_unet(),
+        diffusers.ControlNetModel.from_pretrained(tiny_controlnet).eval(),
+    )
     sample, states = (torch.from_numpy(feeds[name][:1]) for name in ("sample", "states"))
     condition = torch.from_numpy(pixels_of(feeds["video"]))
     with torch.no_grad():
@@ -197,7 +200,7 @@ def test_a_bundle_without_control_is_refused(tiny_bundle, tiny_controlnet, expor
     ],
 )
 def test_a_controlnet_for_another_base_is_refused(changes, text, tiny_base, control_bundle, tmp_path):
-    unet = BaseModel(tiny_base).load_unet()
+    unet = PretrainedBase(tiny_base).load_unet()
     config = dict(diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8, 8, 16)).config)
     config = {key: value for key, value in config.items() if not key.startswith("_")} | changes
     diffusers.ControlNetModel(**config).save_pretrained(tmp_path / "other")

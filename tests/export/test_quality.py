@@ -21,16 +21,16 @@ from tav_sdk.export.int8 import quantize
 from tav_sdk.export.quality import QUALITY_TOLERANCES, QualityTolerance, check_edit_quality, check_tolerance
 from tav_sdk.pocket import CLIP
 from tav_sdk.training import load_run
-from tav_sdk.training.base.model import BaseModel
+from tav_sdk.training.base.model import PretrainedBase
 
 GOOD = {"psnr": 40.0, "clip_text": 90.0, "clip_text_fp32": 90.0}
 
 
 @pytest.fixture
-def embedded(base_copy) -> BaseModel:
+def embedded(base_copy) -> PretrainedBase:
     """A tiny base with a CLIP of its own."""
     shutil.copytree(CLIP, base_copy / "clip")
-    return BaseModel(base_copy)
+    return PretrainedBase(base_copy)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_half_precision_is_rounded_as_on_a_gpu(
 
 def test_a_base_without_a_clip_is_not_checked(bundle, run, tiny_base, caplog):
     with caplog.at_level(logging.INFO):
-        assert check_edit_quality(bundle, run, BaseModel(tiny_base)) is None
+        assert check_edit_quality(bundle, run, PretrainedBase(tiny_base)) is None
     assert "has no CLIP of its own: edits in low precision are not compared" in caplog.text
 
 

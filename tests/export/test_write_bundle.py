@@ -12,7 +12,7 @@ from tav_sdk.errors import BaseModelError, CancelledError, OutputError, ParityEr
 from tav_sdk.export import export_bundle, write_bundle
 from tav_sdk.export.int8 import STEPS
 from tav_sdk.training import load_run
-from tav_sdk.training.checkpoint import delta_names
+from tav_sdk.training.checkpoint import tuned_names
 
 
 def test_a_bundle_has_five_graphs_each_compared_with_its_model(tiny_bundle):
@@ -36,7 +36,7 @@ def test_the_tuned_weights_alone_are_in_their_file(tiny_bundle, tiny_run):
         for tensor in model.graph.initializer
         if any(entry.key == "location" and entry.value == TUNED_FILE for entry in tensor.external_data)
     ]
-    assert sorted(tuned) == delta_names(load_run(tiny_run).delta_path)
+    assert sorted(tuned) == tuned_names(load_run(tiny_run).tuned_path)
 
 
 def test_the_bases_values_of_tuned_weights_are_in_a_file_of_their_own(tiny_bundle, tiny_base):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tav_sdk.bundle.tuned_weights import check_adapter_scale, is_in_base, scale_adapter, scale_tensors
+from tav_sdk.bundle.tuned_weights import check_adapter_scale, is_in_base, scale_tensors, scale_tuned_weights
 from tav_sdk.engines.base import Weights
 from tav_sdk.errors import InputError
 
@@ -51,10 +51,10 @@ def test_bfloat16_is_rounded_to_the_nearest():
 
 def test_scaled_weights_have_a_key_of_their_own_and_1_is_the_tuned_ones():
     tuned, untuned = Weights("t", {QUERY: array(3)}), Weights("u", {QUERY: array(1)})
-    assert scale_adapter(tuned, untuned, 1.0) is tuned
-    keys = {scale_adapter(tuned, untuned, scale).key for scale in (0.0, 0.5, 1.0)}
+    assert scale_tuned_weights(tuned, untuned, 1.0) is tuned
+    keys = {scale_tuned_weights(tuned, untuned, scale).key for scale in (0.0, 0.5, 1.0)}
     assert len(keys) == 3
-    assert scale_adapter(tuned, untuned, 0.5).key in keys
+    assert scale_tuned_weights(tuned, untuned, 0.5).key in keys
 
 
 @pytest.mark.parametrize("scale", [-0.01, 2.01, float("nan"), float("inf")])

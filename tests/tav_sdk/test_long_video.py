@@ -18,7 +18,7 @@ from tav_sdk.errors import BundleError, CancelledError, InputError, OutputError
 from tav_sdk.export.bench.peers import SDPA, peer_engines
 from tav_sdk.pipeline.pipeline import Pipeline, load
 from tav_sdk.pipeline.windows import PastStore
-from tav_sdk.training.checkpoint import load_delta
+from tav_sdk.training.checkpoint import load_tuned_weights
 from tav_sdk.training.run_folder import load_run
 from tav_sdk.training.unet.inflation import inflate
 from tav_sdk.video.clip import Video, read_video
@@ -43,11 +43,11 @@ def pipeline(tiny_bundle):
 @pytest.fixture(scope="module")
 def one_pass(tiny_run):
     """The inflated U-Net over all frames at once, in PyTorch."""
-    from tav_sdk.training.base.model import BaseModel
+    from tav_sdk.training.base.model import PretrainedBase
 
     run = load_run(tiny_run)
-    unet = inflate(BaseModel.of_run(run).load_unet(), run.config.inflation, WINDOW).eval()
-    load_delta(unet, run.delta_path)
+    unet = inflate(PretrainedBase.of_run(run).load_unet(), run.config.inflation, WINDOW).eval()
+    load_tuned_weights(unet, run.tuned_path)
 
     @torch.no_grad()
     def predict(sample, timestep, states):
@@ -249,7 +249,7 @@ def blended(tiny_bundle, tiny_run):
 
 
 def test_without_a_windowed_graph_windows_are_blended(blended):
-    assert not blended.continues
+    assert not blended.exact_long_video
     video = blended.generate("a red square", num_frames=11, **HOW)
     assert video.num_frames == 11
 

@@ -75,10 +75,10 @@ def test_latents_are_the_posteriors_mean_or_a_seeded_sample_of_it(pipeline, clip
 
 def test_encoding_equals_diffusers(pipeline, clip, tiny_base):
     torch = pytest.importorskip("torch")
-    from tav_sdk.training import BaseModel
+    from tav_sdk.training import PretrainedBase
     from tav_sdk.video.frames import to_pixels
 
-    base = BaseModel(tiny_base)
+    base = PretrainedBase(tiny_base)
     with torch.no_grad():
         expected = base.load_vae().encode(torch.from_numpy(to_pixels(clip.frames))).latent_dist.mean
     expected = (expected * base.scaling_factor).transpose(0, 1)[None].numpy()
@@ -276,10 +276,10 @@ def test_a_scale_of_1_is_bit_identical_and_comes_back(other_pipeline, tiny_bundl
 def test_scale_0_is_the_image_model(other_pipeline, tiny_base):
     """Frame 0 sees itself alone; of a clip that stands still every frame does."""
     torch = pytest.importorskip("torch")
-    from tav_sdk.training import BaseModel
+    from tav_sdk.training import PretrainedBase
 
     other_pipeline.adapter_scale = 0
-    unet, states = BaseModel(tiny_base).load_unet(), torch.from_numpy(other_pipeline.encode_prompt("a man"))
+    unet, states = PretrainedBase(tiny_base).load_unet(), torch.from_numpy(other_pipeline.encode_prompt("a man"))
     for frames, alike in ((None, 1), (other_pipeline.manifest.num_frames, other_pipeline.manifest.num_frames)):
         got, sample = predicted(other_pipeline, frames)
         with torch.no_grad():
@@ -292,11 +292,11 @@ def test_scale_0_is_the_image_model(other_pipeline, tiny_base):
 
 def test_scale_0_is_the_inflated_base(other_pipeline, tiny_base, other_run):
     torch = pytest.importorskip("torch")
-    from tav_sdk.training import BaseModel, inflate, load_run
+    from tav_sdk.training import PretrainedBase, inflate, load_run
 
     other_pipeline.adapter_scale = 0
     got, sample = predicted(other_pipeline)
-    model = inflate(BaseModel(tiny_base).load_unet(), load_run(other_run).inflation, sample.shape[2]).eval()
+    model = inflate(PretrainedBase(tiny_base).load_unet(), load_run(other_run).inflation, sample.shape[2]).eval()
     with torch.no_grad():
         states = torch.from_numpy(other_pipeline.encode_prompt("a man"))
         expected = model(torch.from_numpy(sample), torch.tensor(500), states).numpy()

@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 
 from tav_sdk.bundle.tokenizer import PromptTruncatedWarning, Tokenizer
 from tav_sdk.errors import BundleError, PromptError
-from tav_sdk.training import BaseModel
+from tav_sdk.training import PretrainedBase
 
 TEXT = (
     "a man is skiing on the beach, cartoon style Spider-Man Wonder Woman wearing a cowboy hat; panda's guitar "
@@ -52,7 +52,7 @@ def realistic_base(tiny_base, tmp_path_factory):
     trainer = trainers.BpeTrainer(
         vocab_size=3512, end_of_word_suffix="</w>", initial_alphabet=symbols, show_progress=False
     )
-    backend.train_from_iterator([*varied_prompts(400), *BaseModel.__doc__.split("\n")], trainer)
+    backend.train_from_iterator([*varied_prompts(400), *PretrainedBase.__doc__.split("\n")], trainer)
     merges = [tuple(merge) for merge in json.loads(backend.to_str())["model"]["merges"]]
     tokens = [*symbols, *(f"{symbol}</w>" for symbol in symbols), *("".join(merge) for merge in merges)]
     tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
@@ -65,7 +65,7 @@ def realistic_base(tiny_base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_base):
-    return BaseModel(tiny_base).load_tokenizer()
+    return PretrainedBase(tiny_base).load_tokenizer()
 
 
 def ids_of_clip(folder, prompts):
@@ -88,7 +88,7 @@ def test_a_thousand_prompts_have_the_ids_of_clip(tiny_base, tokenizer):
 
 
 def test_a_thousand_prompts_have_the_ids_of_clip_with_a_realistic_vocabulary(realistic_base):
-    tokenizer = BaseModel(realistic_base).load_tokenizer()
+    tokenizer = PretrainedBase(realistic_base).load_tokenizer()
     assert len(np.unique(tokenizer("a man is skiing on the beach, cartoon style"))) < 15  # words, not bytes
     assert_same_ids(realistic_base, tokenizer)
 

@@ -85,11 +85,11 @@ def make_lora(family) -> Callable[..., Path]:
     import torch
     from safetensors.torch import save_file
 
-    from tav_sdk.training import BaseModel
+    from tav_sdk.training import PretrainedBase
 
     def make(path: Path, *, base: str = "sd1", rank: int = 2, alpha: float | None = 1.0, seed: int = 0) -> Path:
         generator = torch.Generator().manual_seed(seed)
-        model = BaseModel(family(base))
+        model = PretrainedBase(family(base))
         tensors: dict[str, Any] = {}
         ends = {
             "unet": ("to_q", "to_out.0", "ff.net.0.proj", "proj_in", "conv1", "time_emb_proj"),
@@ -171,9 +171,9 @@ def ldm_state(base: Path) -> dict[str, Any]:
     """A base's tensors under the names of Stable Diffusion's own code."""
     import torch
 
-    from tav_sdk.training import BaseModel
+    from tav_sdk.training import PretrainedBase
 
-    model = BaseModel(base)
+    model = PretrainedBase(base)
     state = ldm_names(model.load_unet(), model.load_vae(), model.load_text_encoder())
     state["betas"] = torch.zeros(1000)
     state["model_ema.decay"] = torch.tensor(0.9999)

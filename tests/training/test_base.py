@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from tav_sdk.errors import BaseModelError, OutputError, PickledWeightsError
-from tav_sdk.training import BaseModel, make_tiny_base
+from tav_sdk.training import PretrainedBase, make_tiny_base
 
 
 @pytest.fixture
@@ -14,46 +14,46 @@ def copied(tiny_base, tmp_path):
 
 
 def test_every_part_loads_in_float32(tiny_base):
-    base = BaseModel(tiny_base)
+    base = PretrainedBase(tiny_base)
     for part in (base.load_unet(), base.load_vae(), base.load_text_encoder()):
         assert {parameter.dtype for parameter in part.parameters()} == {torch.float32}
         assert not part.training
 
 
 def test_sizes_follow_from_the_configurations(tmp_path):
-    base = BaseModel(make_tiny_base(tmp_path / "sd-like"))
+    base = PretrainedBase(make_tiny_base(tmp_path / "sd-like"))
     assert (base.vae_scale_factor, base.size_multiple, base.scaling_factor) == (8, 64, 0.18215)
 
 
 def test_the_identity_is_that_of_the_contents(tiny_base, copied):
-    assert BaseModel(copied).sha256 == BaseModel(tiny_base).sha256
+    assert PretrainedBase(copied).sha256 == PretrainedBase(tiny_base).sha256
     config = copied / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text().replace("0.012", "0.013"))
-    assert BaseModel(copied).sha256 != BaseModel(tiny_base).sha256
+    assert PretrainedBase(copied).sha256 != PretrainedBase(tiny_base).sha256
 
 
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(BaseModelError, match=r"there is no base model folder .*'pocket', the base in the package"):
-        BaseModel(tmp_path / "none")
+        PretrainedBase(tmp_path / "none")
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
 def test_a_missing_part_is_named(copied, part):
     shutil.rmtree(copied / part)
     with pytest.raises(BaseModelError, match=f"lacks {part}/"):
-        BaseModel(copied)
+        PretrainedBase(copied)
 
 
 def test_missing_weights_are_named(copied):
     (copied / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(BaseModelError, match=r"lacks vae/diffusion_pytorch_model.safetensors"):
-        BaseModel(copied)
+        PretrainedBase(copied)
 
 
 def test_damaged_weights_are_refused(copied):
     (copied / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not safetensors at all")
     with pytest.raises(BaseModelError, match=r"the unet of the base model .* cannot be read"):
-        BaseModel(copied).load_unet()
+        PretrainedBase(copied).load_unet()
 
 
 @pytest.fixture
@@ -66,19 +66,19 @@ def pickled(copied):
 
 def test_pickled_weights_are_refused_with_the_flag_that_allows_them(pickled):
     with pytest.raises(PickledWeightsError, match=r"only pickled weights .*--allow-pickle \(allow_pickle=True\)"):
-        BaseModel(pickled)
+        PretrainedBase(pickled)
 
 
 def test_pickled_weights_load_when_allowed(pickled, tiny_base):
-    allowed = BaseModel(pickled, allow_pickle=True).load_unet().state_dict()
-    for name, tensor in BaseModel(tiny_base).load_unet().state_dict().items():
+    allowed = PretrainedBase(pickled, allow_pickle=True).load_unet().state_dict()
+    for name, tensor in PretrainedBase(tiny_base).load_unet().state_dict().items():
         assert torch.equal(allowed[name], tensor)
 
 
 def test_a_tiny_base_is_the_same_for_the_same_seed(tmp_path):
     shapes = {"block_out_channels": (8, 16), "vae_channels": (4, 4)}
     a, b, c = (make_tiny_base(tmp_path / str(i), seed=seed, **shapes) for i, seed in enumerate((0, 0, 1)))
-    assert BaseModel(a).sha256 == BaseModel(b).sha256 != BaseModel(c).sha256
+    assert PretrainedBase(a).sha256 == PretrainedBase(b).sha256 != PretrainedBase(c).sha256
 
 
 def test_a_tiny_base_loads_as_a_diffusers_pipeline(tiny_base):

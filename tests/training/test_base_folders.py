@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.errors import BaseModelError, InputError, PickledWeightsError
-from tav_sdk.training import BaseModel, InflationOptions, TuneConfig, inflate, tune
+from tav_sdk.training import InflationOptions, PretrainedBase, TuneConfig, inflate, tune
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -47,7 +47,7 @@ def test_each_family_is_tuned(family, clip_path, tmp_path, name):
 
 
 def test_temporal_attention_has_the_heads_of_its_level(family):
-    model = inflate(BaseModel(family("sd2")).load_unet(), InflationOptions(), 2)
+    model = inflate(PretrainedBase(family("sd2")).load_unet(), InflationOptions(), 2)
     heads = [(name, module.heads) for name, module in model.named_modules() if name.endswith("attn_temp")]
     assert dict(heads) == {
         "down_blocks.0.attentions.0.transformer_blocks.0.attn_temp": 1,
@@ -58,7 +58,7 @@ def test_temporal_attention_has_the_heads_of_its_level(family):
 
 
 def test_an_inflated_2x_model_starts_as_the_image_model(family):
-    base, sample, states = BaseModel(family("sd2")), torch.randn(1, 4, 2, 8, 8), torch.randn(1, 77, 64)
+    base, sample, states = PretrainedBase(family("sd2")), torch.randn(1, 4, 2, 8, 8), torch.randn(1, 77, 64)
     with torch.no_grad():
         expected = base.load_unet()(sample[:, :, 0], 500, states).sample
         got = inflate(base.load_unet(), InflationOptions(), 2)(sample, 500, states)[:, :, 0]
@@ -94,7 +94,7 @@ def test_a_folder_of_the_first_diffusers_loads(family, copy_of):
             "text_model.embeddings.position_ids": torch.arange(77)[None],
         },
     )
-    base, expected = BaseModel(folder), BaseModel(family("sd1"))
+    base, expected = PretrainedBase(folder), PretrainedBase(family("sd1"))
     assert base.scaling_factor == 0.18215
     assert base.schedule.prediction_type == "epsilon"
     for part in ("load_unet", "load_vae", "load_text_encoder"):
@@ -108,7 +108,7 @@ def test_the_middle_block_may_be_spelt_out_or_not(family, copy_of, mid_block_typ
         folder / "unet" / "config.json",
         lambda values: values.update(mid_block_type=mid_block_type) if mid_block_type else values.pop("mid_block_type"),
     )
-    assert same(BaseModel(folder).load_unet(), BaseModel(family("sd1")).load_unet())
+    assert same(PretrainedBase(folder).load_unet(), PretrainedBase(family("sd1")).load_unet())
 
 
 def test_further_parts_are_left_alone(family, copy_of):
@@ -117,15 +117,15 @@ def test_further_parts_are_left_alone(family, copy_of):
         (folder / part).mkdir()
         (folder / part / "config.json").write_text("{}")
     (folder / "safety_checker" / "pytorch_model.bin").write_bytes(b"")
-    assert BaseModel(folder).sha256 == BaseModel(family("sd1")).sha256
+    assert PretrainedBase(folder).sha256 == PretrainedBase(family("sd1")).sha256
 
 
 def test_half_precision_variants_load_in_float32(family, copy_of):
-    folder, expected = copy_of(family("sd1")), BaseModel(family("sd1"))
+    folder, expected = copy_of(family("sd1")), PretrainedBase(family("sd1"))
     for part in (UNET, VAE, TEXT):
         rewrite(folder / part, lambda state: {key: tensor.half() for key, tensor in state.items()})
         (folder / part).rename(folder / part.replace(".safetensors", ".fp16.safetensors"))
-    base = BaseModel(folder)
+    base = PretrainedBase(folder)
     for part in ("load_unet", "load_vae", "load_text_encoder"):
         model = getattr(base, part)()
         assert same(model, getattr(expected, part)(), rounded=True), part
@@ -136,21 +136,21 @@ def test_plain_weights_come_before_variants(family, copy_of):
     folder = copy_of(family("sd1"))
     for name in ("fp16.safetensors", "non_ema.safetensors", "bin"):
         (folder / "unet" / f"diffusion_pytorch_model.{name}").write_bytes(b"not read")
-    base = BaseModel(folder)
-    assert same(base.load_unet(), BaseModel(family("sd1")).load_unet())
-    assert base.sha256 == BaseModel(family("sd1")).sha256  # what is not read is no part of the identity
+    base = PretrainedBase(folder)
+    assert same(base.load_unet(), PretrainedBase(family("sd1")).load_unet())
+    assert base.sha256 == PretrainedBase(family("sd1")).sha256  # what is not read is no part of the identity
 
 
 @pytest.mark.parametrize("variant", [None, "fp16"])
 def test_sharded_weights_load(family, copy_of, variant):
-    folder, expected = copy_of(family("sd1")), BaseModel(family("sd1"))
+    folder, expected = copy_of(family("sd1")), PretrainedBase(family("sd1"))
     for part, load in (("unet", expected.load_unet), ("text_encoder", expected.load_text_encoder)):
         for path in (folder / part).glob("*.safetensors"):
             path.unlink()
         options = {"variant": variant} if variant else {}
         load().save_pretrained(folder / part, max_shard_size="150KB", **options)
         assert len(list((folder / part).glob("*.safetensors"))) > 1
-    base = BaseModel(folder)
+    base = PretrainedBase(folder)
     assert same(base.load_unet(), expected.load_unet())
     assert same(base.load_text_encoder(), expected.load_text_encoder())
 
@@ -158,11 +158,11 @@ def test_sharded_weights_load(family, copy_of, variant):
 def test_a_missing_shard_is_named(family, copy_of):
     folder = copy_of(family("sd1"))
     (folder / UNET).unlink()
-    BaseModel(family("sd1")).load_unet().save_pretrained(folder / "unet", max_shard_size="1MB")
+    PretrainedBase(family("sd1")).load_unet().save_pretrained(folder / "unet", max_shard_size="1MB")
     shard = sorted((folder / "unet").glob("*.safetensors"))[1]
     shard.unlink()
     with pytest.raises(BaseModelError, match=rf"names shards that are not there: {shard.name}; download the model"):
-        BaseModel(folder)
+        PretrainedBase(folder)
 
 
 def test_missing_and_extra_tensors_are_listed_with_their_count(family, copy_of):
@@ -174,7 +174,7 @@ def test_missing_and_extra_tensors_are_listed_with_their_count(family, copy_of):
 
     rewrite(folder / UNET, damage)
     with pytest.raises(BaseModelError) as refused:
-        BaseModel(folder).load_unet()
+        PretrainedBase(folder).load_unet()
     text = str(refused.value)
     assert "do not fit its config.json (13 differences):\n  missing conv_in.bias\n  unexpected motion.00\n" in text
     assert "motion.08" in text
@@ -186,7 +186,7 @@ def test_tensors_of_another_shape_are_refused(family, copy_of):
     folder = copy_of(family("sd1"))
     rewrite(folder / UNET, lambda state: state | {"conv_in.bias": torch.zeros(3)})
     with pytest.raises(BaseModelError, match=r"the unet of the base model .* (cannot be read|do not fit)"):
-        BaseModel(folder).load_unet()
+        PretrainedBase(folder).load_unet()
 
 
 @pytest.mark.parametrize(
@@ -200,12 +200,12 @@ def test_pipelines_of_other_kinds_are_refused_with_the_reason(family, copy_of, i
     folder = copy_of(family("sd1"))
     (folder / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(BaseModelError, match=rf"\({index['_class_name']}\) cannot be inflated: .*{reason}"):
-        BaseModel(folder)
+        PretrainedBase(folder)
 
 
 def test_a_unet_of_sdxl_is_refused_with_the_reason(family, copy_of):
     folder = copy_of(family("sd1"))
-    unet = BaseModel(folder).load_unet()
+    unet = PretrainedBase(folder).load_unet()
     unet.register_to_config(addition_embed_type="text_time")
     with pytest.raises(BaseModelError, match=r"takes additional conditions .*, as SDXL and DeepFloyd do"):
         inflate(unet)
@@ -259,7 +259,7 @@ def test_a_flow_matching_base_is_refused_before_anything_is_read(tav, family, co
 
 
 def test_an_upscaler_is_refused_with_the_reason(family):
-    unet = BaseModel(family("sd1")).load_unet()
+    unet = PretrainedBase(family("sd1")).load_unet()
     unet.register_to_config(num_class_embeds=1000)
     with pytest.raises(BaseModelError, match=r"takes a class .*, as upscalers and unCLIP do"):
         inflate(unet)
@@ -269,7 +269,7 @@ def test_an_inpainting_model_is_refused_with_the_reason(family, copy_of):
     folder = copy_of(family("sd1"))
     edit_json(folder / "unet" / "config.json", lambda values: values.update(in_channels=9))
     with pytest.raises(BaseModelError, match=r"takes 9 channels, its VAE gives 4: models for inpainting"):
-        BaseModel(folder)
+        PretrainedBase(folder)
 
 
 def test_pickled_variants_are_refused_and_read_when_allowed(family, copy_of):
@@ -278,15 +278,15 @@ def test_pickled_variants_are_refused_and_read_when_allowed(family, copy_of):
     (folder / UNET).unlink()
     torch.save(state, folder / "unet" / "diffusion_pytorch_model.fp16.bin")
     with pytest.raises(PickledWeightsError, match=r"only pickled weights \(diffusion_pytorch_model.fp16.bin\)"):
-        BaseModel(folder)
-    assert same(BaseModel(folder, allow_pickle=True).load_unet(), BaseModel(family("sd1")).load_unet())
+        PretrainedBase(folder)
+    assert same(PretrainedBase(folder, allow_pickle=True).load_unet(), PretrainedBase(family("sd1")).load_unet())
 
 
 def test_a_prediction_type_can_be_set_right(family):
-    plain, other = BaseModel(family("sd1")), BaseModel(family("sd1"), prediction_type="v_prediction")
+    plain, other = PretrainedBase(family("sd1")), PretrainedBase(family("sd1"), prediction_type="v_prediction")
     assert other.schedule.prediction_type == "v_prediction"
     assert other.sha256 != plain.sha256
-    assert BaseModel(family("sd1"), prediction_type="epsilon").sha256 == plain.sha256
+    assert PretrainedBase(family("sd1"), prediction_type="epsilon").sha256 == plain.sha256
 
 
 def test_a_base_of_zero_terminal_snr_is_sampled_as_diffusers_does(family, copy_of):
@@ -295,7 +295,7 @@ def test_a_base_of_zero_terminal_snr_is_sampled_as_diffusers_does(family, copy_o
     folder = copy_of(family("sd2"))
     zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     edit_json(folder / "scheduler" / "scheduler_config.json", lambda values: values.update(zero))
-    ours, theirs = BaseModel(folder).schedule, DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+    ours, theirs = PretrainedBase(folder).schedule, DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
     assert ours.alphas_cumprod[-1] == 0.0
     theirs.set_timesteps(10)
     latents, velocity = torch.randn(2, 1, 4, 2, 4, 4)
@@ -306,7 +306,7 @@ def test_a_base_of_zero_terminal_snr_is_sampled_as_diffusers_does(family, copy_o
 
 
 def test_predicting_noise_out_of_noise_alone_is_refused(family):
-    config = BaseModel(family("sd1")).configs["scheduler"]
+    config = PretrainedBase(family("sd1")).configs["scheduler"]
     schedule = DDIMSchedule.from_config(config | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"})
     latents = torch.randn(1, 4, 2, 4, 4).numpy()
     with pytest.raises(
@@ -330,6 +330,6 @@ def test_a_tokenizer_of_the_first_diffusers_gives_the_same_ids(family, copy_of):
     (folder / "tokenizer" / "special_tokens_map.json").write_text(
         json.dumps({"bos_token": "<|startoftext|>"} | special)
     )
-    got, expected = (BaseModel(base).load_tokenizer() for base in (folder, family("sd1")))
+    got, expected = (PretrainedBase(base).load_tokenizer() for base in (folder, family("sd1")))
     assert (got("A man, skiing!") == expected("A man, skiing!")).all()
     assert got.pad_token == "<|endoftext|>"

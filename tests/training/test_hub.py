@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from tav_sdk.errors import BaseModelError
-from tav_sdk.training import BaseModel, TuneConfig, load_run, tune
+from tav_sdk.training import PretrainedBase, TuneConfig, load_run, tune
 from tav_sdk.training.base.hub import find_tokenizer, is_hub_id
 
 ID = "somebody/sd-1.5"
@@ -65,8 +65,8 @@ def test_what_is_an_id(tmp_path, monkeypatch):
 
 
 def test_a_model_of_the_hub_is_the_folder(hub, family):
-    base = BaseModel(ID)
-    assert base.sha256 == BaseModel(family("sd1")).sha256
+    base = PretrainedBase(ID)
+    assert base.sha256 == PretrainedBase(family("sd1")).sha256
     assert base.record == {"name": ID, "sha256": base.sha256, "revision": COMMIT}
 
 
@@ -75,7 +75,7 @@ def test_only_what_is_read_is_fetched(hub):
     for name in (*others, "safety_checker/model.safetensors", "v1-5-pruned.ckpt"):
         (hub.folder / name).parent.mkdir(exist_ok=True)
         (hub.folder / name).write_bytes(b"")
-    BaseModel(ID)
+    PretrainedBase(ID)
     weights = {name for name in hub.fetched if not name.endswith((".json", ".txt"))}
     assert weights == {
         "unet/diffusion_pytorch_model.safetensors",
@@ -87,14 +87,14 @@ def test_only_what_is_read_is_fetched(hub):
 def test_half_precision_is_fetched_where_there_is_nothing_else(hub):
     path = hub.folder / "unet" / "diffusion_pytorch_model.safetensors"
     path.rename(path.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    BaseModel(ID).load_unet()
+    PretrainedBase(ID).load_unet()
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in hub.fetched
 
 
 def test_all_is_of_one_revision(hub):
     path = hub.folder / "unet" / "diffusion_pytorch_model.safetensors"
     path.rename(path.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    BaseModel(ID, revision="main")
+    PretrainedBase(ID, revision="main")
     assert [call["revision"] for call in hub.calls] == ["main", COMMIT, COMMIT]
 
 
@@ -106,7 +106,7 @@ def test_a_plan_fetches_configurations_alone(tav, hub):
 
 
 def test_info_downloads_nothing(tav, hub):
-    BaseModel(ID)
+    PretrainedBase(ID)
     hub.calls.clear()
     facts = json.loads(tav("info", ID, "--json").stdout)
     assert facts["revision"] == COMMIT
@@ -117,7 +117,7 @@ def test_a_model_of_another_kind_is_refused_before_its_weights_are_fetched(hub):
     index = {"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["transformers", "CLIPTextModel"]}
     (hub.folder / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(BaseModelError, match=rf"the base model {ID} \(StableDiffusionXLPipeline\) cannot be inflated"):
-        BaseModel(ID)
+        PretrainedBase(ID)
     assert not any(name.endswith(".safetensors") for name in hub.fetched)
 
 
@@ -130,14 +130,14 @@ def test_a_run_pins_the_commit(hub, clip_path, tmp_path):
     again = load_run(run.folder)
     assert again.config.revision is None
     assert hub.calls == []  # a finished run has all that it needs
-    BaseModel.of_run(again)
+    PretrainedBase.of_run(again)
     assert {call["revision"] for call in hub.calls} == {COMMIT}
 
 
 def test_without_network_it_says_what_was_tried(monkeypatch):
     unreachable(monkeypatch, LocalEntryNotFoundError("Cannot find an appropriate cached snapshot folder.\nMore."))
     with pytest.raises(BaseModelError) as refused:
-        BaseModel(ID, revision="fp32")
+        PretrainedBase(ID, revision="fp32")
     assert str(refused.value) == (
         f"there is no folder or file {ID}, and as a Hugging Face id at fp32 it cannot be had: tried the cache and the "
         "Hugging Face hub; LocalEntryNotFoundError: Cannot find an appropriate cached snapshot folder. Check the name "
@@ -150,7 +150,7 @@ def test_errors_of_the_http_client_are_caught(monkeypatch):
     client_error = HfHubHTTPError.__bases__[0]
     unreachable(monkeypatch, client_error("proxy refused"))
     with pytest.raises(BaseModelError, match=r"tried the cache and the Hugging Face hub; .*: proxy refused. Check"):
-        BaseModel(ID)
+        PretrainedBase(ID)
 
 
 def test_a_cache_alone_that_has_nothing_says_so(tav, clip_path, work, monkeypatch):
@@ -180,7 +180,7 @@ def test_a_unet_that_cannot_be_inflated_is_refused_before_its_weights_are_fetche
     path = hub.folder / "unet" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"addition_embed_type": "text_time"}))
     with pytest.raises(BaseModelError, match=rf"the U-Net of the base model {ID} takes additional conditions"):
-        BaseModel(ID)
+        PretrainedBase(ID)
     assert not any(name.endswith(".safetensors") for name in hub.fetched)
 
 
@@ -189,7 +189,7 @@ def test_an_incomplete_cache_is_named(hub):
     with pytest.raises(
         BaseModelError, match=r"lacks unet/diffusion_pytorch_model.safetensors, the weights of its unet"
     ):
-        BaseModel(ID, local_files_only=True)
+        PretrainedBase(ID, local_files_only=True)
 
 
 def test_a_tokenizer_of_the_cache_is_found(monkeypatch, tiny_base):

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from tav_sdk import load, read_video
 from tav_sdk.errors import CheckpointError, ConfigError, PickledWeightsError, PromptError
-from tav_sdk.training import BaseModel, InflationOptions, import_original, inflate, load_run, trainable_parameters
-from tav_sdk.training.checkpoint import load_delta
+from tav_sdk.training import InflationOptions, PretrainedBase, import_original, inflate, load_run, trainable_parameters
+from tav_sdk.training.checkpoint import load_tuned_weights
 
 PROMPT = "a red square is moving over the meadow"
 SIZE = {"num_frames": 2, "height": 32, "width": 32}
@@ -25,7 +25,7 @@ def released(made_once, tiny_base):
 
     def make(path):
         shutil.copytree(tiny_base, path)
-        model = inflate(BaseModel(tiny_base).load_unet(), ORIGINAL, 2, seed=3)
+        model = inflate(PretrainedBase(tiny_base).load_unet(), ORIGINAL, 2, seed=3)
         generator = torch.Generator().manual_seed(3)
         for parameter in trainable_parameters(model).values():
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
@@ -70,7 +70,7 @@ def weights_of(folder):
 @pytest.mark.parametrize("part", ["", "unet"])
 def test_a_run_has_the_tuned_tensors_alone(imported, released, part):
     run, state = imported(released / part), weights_of(released)
-    delta = load_file(run.delta_path)
+    delta = load_file(run.tuned_path)
     assert all(torch.equal(tensor, state[name]) for name, tensor in delta.items())
     assert all(name.rsplit(".to_", 1)[0].endswith(("attn1", "attn2", "attn_temp")) for name in delta)
     assert sorted(path.name for path in run.folder.iterdir()) == ["delta.safetensors", "run.json"]
@@ -78,9 +78,9 @@ def test_a_run_has_the_tuned_tensors_alone(imported, released, part):
 
 def test_the_model_computes_what_the_checkpoint_does(imported, released, tiny_base):
     run = imported(released)
-    model = inflate(BaseModel(tiny_base).load_unet(), run.inflation, 2)
-    load_delta(model, run.delta_path)
-    expected = inflate(BaseModel(tiny_base).load_unet(), ORIGINAL, 2)
+    model = inflate(PretrainedBase(tiny_base).load_unet(), run.inflation, 2)
+    load_tuned_weights(model, run.tuned_path)
+    expected = inflate(PretrainedBase(tiny_base).load_unet(), ORIGINAL, 2)
     expected.load_state_dict(weights_of(released))
     sample, states = torch.randn(1, 4, 2, 8, 8), torch.randn(1, 77, 16)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_the_model_computes_what_the_checkpoint_does(imported, released, tiny_ba
 def test_the_record_says_where_it_comes_from(tav, imported, released, tiny_base):
     run = imported(released)
     assert (run.config.inflation, run.config.num_frames, run.config.height) == (ORIGINAL, 2, 32)
-    assert run.record["base"]["sha256"] == BaseModel(tiny_base).sha256
+    assert run.record["base"]["sha256"] == PretrainedBase(tiny_base).sha256
     assert run.record["clip"] == {"name": None, "sha256": None, "num_frames": 2, "height": 32, "width": 32, "fps": 8.0}
     facts = json.loads(tav("info", run.folder, "--json").stdout)
     assert facts["imported"]["of"] == "showlab/Tune-A-Video"
@@ -111,7 +111,7 @@ def test_a_pickled_checkpoint_needs_the_flag(imported, released, tmp_path):
         imported(tmp_path / "pickled")
     run = imported(tmp_path / "pickled", allow_pickle=True)
     state = weights_of(released)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in load_file(run.delta_path).items())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in load_file(run.tuned_path).items())
 
 
 def test_a_pickle_that_holds_code_is_refused(imported, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tav_sdk.errors import BaseModelError, ConfigError, PickledWeightsError
-from tav_sdk.training import BaseModel, TuneConfig, load_run, tune
+from tav_sdk.training import PretrainedBase, TuneConfig, load_run, tune
 from tav_sdk.training.base.lora_file import LoraFile
 
 PEFT = {
@@ -66,7 +66,7 @@ def expected_weights(base, files):
 
 
 def check(base, loras, expected):
-    model = BaseModel(base, loras=loras)
+    model = PretrainedBase(base, loras=loras)
     for got, wanted in ((model.load_unet(), expected[0]), (model.load_text_encoder(), expected[1])):
         own = got.state_dict()
         wanted = {key.replace(".base_layer.", "."): tensor for key, tensor in wanted.items() if "lora_" not in key}
@@ -81,7 +81,7 @@ def test_fusing_equals_diffusers(family, make_lora, tmp_path, form):
     path = tmp_path / "lora.safetensors"
     peft_format(path) if form == "peft" else kohya_format(path, make_lora)
     model = check(family("sd1"), [f"{path}:0.7"], expected_weights(family("sd1"), [(path, 0.7)]))
-    plain = BaseModel(family("sd1"))
+    plain = PretrainedBase(family("sd1"))
     for part in ("load_unet", "load_text_encoder"):
         before = getattr(plain, part)().state_dict()
         assert any(not torch.equal(tensor, before[key]) for key, tensor in getattr(model, part)().state_dict().items())
@@ -97,8 +97,8 @@ def test_the_first_format_is_of_the_unet_alone(family, tmp_path):
     path = first_format(tmp_path / "lora.safetensors")
     tensors = load_file(path)
     block = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
-    before = BaseModel(family("sd1")).load_unet().get_submodule(block)
-    after = BaseModel(family("sd1"), loras=[path]).load_unet().get_submodule(block)
+    before = PretrainedBase(family("sd1")).load_unet().get_submodule(block)
+    after = PretrainedBase(family("sd1"), loras=[path]).load_unet().get_submodule(block)
     for ours, theirs in ((after.to_q.weight - before.to_q.weight, "to_q"),
                          (after.to_out[0].weight - before.to_out[0].weight, "to_out")):  # fmt: skip
         key = f"{block}.processor.{theirs}_lora"
@@ -111,8 +111,8 @@ def test_the_alpha_of_a_files_metadata_counts(family, tmp_path):
     metadata = {"unet.r": 4, "unet.lora_alpha": 8, "unet.alpha_pattern": {"to_k": 2}, "text_encoder.lora_alpha": 4}
     plain = peft_format(tmp_path / "plain.safetensors")
     path = peft_format(tmp_path / "lora.safetensors", {"lora_adapter_metadata": json.dumps(metadata)})
-    before = BaseModel(family("sd1")).load_unet()
-    one, other = (BaseModel(family("sd1"), loras=[lora]).load_unet() for lora in (plain, path))
+    before = PretrainedBase(family("sd1")).load_unet()
+    one, other = (PretrainedBase(family("sd1"), loras=[lora]).load_unet() for lora in (plain, path))
     for name, factor in (("mid_block.attentions.0.transformer_blocks.0.attn1.to_q", 2.0),
                          ("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", 0.5)):  # fmt: skip
         weight = before.get_submodule(name).weight
@@ -125,15 +125,17 @@ def test_a_linear_projection_takes_the_factors_of_a_convolution(family, make_lor
     path = make_lora(tmp_path / "lora.safetensors", base="sd2")
     state = load_file(path)
     save_file({k: t[..., None, None] if "proj_in" in k and t.ndim == 2 else t for k, t in state.items()}, path)
-    BaseModel(family("sd2"), loras=[path]).load_unet()
+    PretrainedBase(family("sd2"), loras=[path]).load_unet()
 
 
 def test_the_scale_and_the_file_are_part_of_the_identity(family, make_lora, tmp_path):
     a, b = (make_lora(tmp_path / f"{seed}.safetensors", seed=seed) for seed in (0, 1))
     moved = Path(shutil.copy(a, tmp_path / "moved.safetensors"))
     given = [[], [a], [f"{a}:0.5"], [b], [a, b], [b, a]]
-    assert len({BaseModel(family("sd1"), loras=loras).sha256 for loras in given}) == len(given)
-    assert BaseModel(family("sd1"), loras=[moved]).sha256 == BaseModel(family("sd1"), loras=[f"{a}:1.0"]).sha256
+    assert len({PretrainedBase(family("sd1"), loras=loras).sha256 for loras in given}) == len(given)
+    assert (
+        PretrainedBase(family("sd1"), loras=[moved]).sha256 == PretrainedBase(family("sd1"), loras=[f"{a}:1.0"]).sha256
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_keys_that_match_nothing_are_listed_with_their_count(family, make_lora, 
             state[f"lora_unet_down_blocks_7_attentions_{index}_proj_in.lora_{side}.weight"] = torch.zeros(shape)
     save_file(state, path)
     with pytest.raises(BaseModelError) as refused:
-        BaseModel(family("sd1"), loras=[path])
+        PretrainedBase(family("sd1"), loras=[path])
     text = str(refused.value)
     assert f"the LoRA {path} does not fit the base model (12 of its" in text
     assert text.count("\n  unexpected unet.down_blocks.7.attentions.") == 10
@@ -194,7 +196,7 @@ def test_a_lora_of_sdxl_is_refused(family, tmp_path):
                   {"down": "{}.lora_A.weight", "up": "{}.lora_B.weight"})  # fmt: skip
     save_file(state, tmp_path / "xl.safetensors")
     with pytest.raises(BaseModelError, match=r"\(2 of its 2 parts match nothing\):\n  unexpected text_encoder_2\."):
-        BaseModel(family("sd1"), loras=[tmp_path / "xl.safetensors"])
+        PretrainedBase(family("sd1"), loras=[tmp_path / "xl.safetensors"])
 
 
 def test_factors_of_another_width_are_refused(family, tmp_path):
@@ -203,7 +205,7 @@ def test_factors_of_another_width_are_refused(family, tmp_path):
         pairs({name: (96, 96)}, {"down": "{}.lora_A.weight", "up": "{}.lora_B.weight"}), tmp_path / "l.safetensors"
     )
     with pytest.raises(BaseModelError, match=r"expected factors of a weight \(128, 128\), got \(96, 4\) and \(4, 96\)"):
-        BaseModel(family("sd1"), loras=[tmp_path / "l.safetensors"])
+        PretrainedBase(family("sd1"), loras=[tmp_path / "l.safetensors"])
 
 
 @pytest.mark.parametrize("form", ["peft", "first", "kohya"])
@@ -218,7 +220,7 @@ def test_half_a_pair_is_refused(family, make_lora, tmp_path, form, side):
     del state[lost]
     save_file(state, path)
     with pytest.raises(BaseModelError) as refused:
-        BaseModel(family("sd1"), loras=[path])
+        PretrainedBase(family("sd1"), loras=[path])
     assert str(refused.value) == (
         f"the LoRA {path} is damaged: of 1 pairs of factors only one is there:\n  {there} is there, {lost} is not\n"
         "Download or convert it again"
@@ -235,13 +237,13 @@ def test_values_that_are_not_finite_are_refused(family, tmp_path, value):
     with pytest.raises(
         BaseModelError, match=rf"lora.safetensors has values that are not finite: {first} and 1 others; "
     ):
-        BaseModel(family("sd1"), loras=[path])
+        PretrainedBase(family("sd1"), loras=[path])
 
 
 def test_an_empty_file_is_refused(family, tmp_path):
     save_file({}, tmp_path / "lora.safetensors")
     with pytest.raises(BaseModelError, match=r"the LoRA .* is empty: there is no tensor in it; download it again"):
-        BaseModel(family("sd1"), loras=[tmp_path / "lora.safetensors"])
+        PretrainedBase(family("sd1"), loras=[tmp_path / "lora.safetensors"])
 
 
 @pytest.mark.parametrize(
@@ -256,18 +258,18 @@ def test_an_empty_file_is_refused(family, tmp_path):
 def test_other_kinds_are_refused_with_the_reason(family, tmp_path, key, text):
     save_file({key: torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(BaseModelError, match=text):
-        BaseModel(family("sd1"), loras=[tmp_path / "other.safetensors"])
+        PretrainedBase(family("sd1"), loras=[tmp_path / "other.safetensors"])
 
 
 def test_a_missing_file_is_named(family, tmp_path):
     with pytest.raises(BaseModelError, match=r"there is no LoRA file .*none.safetensors; give FILE or FILE:SCALE"):
-        BaseModel(family("sd1"), loras=[tmp_path / "none.safetensors:0.5"])
+        PretrainedBase(family("sd1"), loras=[tmp_path / "none.safetensors:0.5"])
 
 
 def test_a_damaged_file_is_named(family, tmp_path):
     (tmp_path / "l.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(BaseModelError, match=r"the LoRA .*l.safetensors cannot be read"):
-        BaseModel(family("sd1"), loras=[tmp_path / "l.safetensors"])
+        PretrainedBase(family("sd1"), loras=[tmp_path / "l.safetensors"])
 
 
 def test_a_pickled_lora_needs_the_flag(family, make_lora, tmp_path):
@@ -275,9 +277,9 @@ def test_a_pickled_lora_needs_the_flag(family, make_lora, tmp_path):
     pickled = tmp_path / "lora.bin"
     torch.save(load_file(path), pickled)
     with pytest.raises(PickledWeightsError, match=r"the LoRA .*lora.bin is pickled; .* allow it with --allow-pickle"):
-        BaseModel(family("sd1"), loras=[pickled])
-    allowed = BaseModel(family("sd1"), loras=[pickled], allow_pickle=True).load_unet().state_dict()
-    expected = BaseModel(family("sd1"), loras=[path]).load_unet().state_dict()
+        PretrainedBase(family("sd1"), loras=[pickled])
+    allowed = PretrainedBase(family("sd1"), loras=[pickled], allow_pickle=True).load_unet().state_dict()
+    expected = PretrainedBase(family("sd1"), loras=[path]).load_unet().state_dict()
     assert all(torch.equal(allowed[key], tensor) for key, tensor in expected.items())
 
 
@@ -339,10 +341,10 @@ def test_a_lora_that_moved_is_given_again(tuned, tmp_path):
     run, lora = tuned
     moved = shutil.move(lora, tmp_path / "moved.safetensors")
     with pytest.raises(BaseModelError, match=r"there is no LoRA file .*ink.safetensors"):
-        BaseModel.of_run(load_run(run))
+        PretrainedBase.of_run(load_run(run))
     with pytest.raises(BaseModelError, match=r"expected ink.safetensors:0.5 .*, got .*moved.safetensors:1 "):
-        BaseModel.of_run(load_run(run), loras=[moved])
-    assert BaseModel.of_run(load_run(run), loras=[f"{moved}:0.5"]).record["loras"][0]["scale"] == 0.5
+        PretrainedBase.of_run(load_run(run), loras=[moved])
+    assert PretrainedBase.of_run(load_run(run), loras=[f"{moved}:0.5"]).record["loras"][0]["scale"] == 0.5
 
 
 def test_a_resumed_run_needs_the_same_loras(family, make_lora, clip_path, tmp_path):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from tav_sdk.errors import BaseModelError, ConfigError, InputError, SizeError
-from tav_sdk.training import BaseModel, InflationOptions, plan_memory
+from tav_sdk.training import InflationOptions, PretrainedBase, plan_memory
 from tav_sdk.training.memory import count, stages
 from tav_sdk.training.memory.budget import largest
 from tav_sdk.training.memory.report import StageMemory
@@ -61,7 +61,7 @@ def sd_planner(sd_base):
 
 
 def planner_of(base, **inflation):
-    return stages.Planner(BaseModel(base), InflationOptions(**inflation))
+    return stages.Planner(PretrainedBase(base), InflationOptions(**inflation))
 
 
 def setting(**changes):
@@ -191,7 +191,7 @@ def test_the_counted_step_is_what_torch_allocates(planner, tiny_base):
     from tav_sdk.training.unet.inflation import freeze_all_but_tuned
 
     counted = planner._run_step(4, 64, 64, None, False, "cpu")
-    model = inflate(BaseModel(tiny_base).load_unet(), None, 4).train()
+    model = inflate(PretrainedBase(tiny_base).load_unet(), None, 4).train()
     freeze_all_but_tuned(model)
     sample, states = torch.randn(1, 4, 4, 8, 8), torch.randn(1, 77, 16)
     F.mse_loss(model(sample, torch.tensor(3), states), sample).backward()  # oneDNN keeps what it prepares

@@ -9,7 +9,7 @@ import pytest
 from tav_sdk import load, read_video
 from tav_sdk.errors import BaseModelError
 from tav_sdk.export import export_bundle
-from tav_sdk.training import BaseModel, TuneConfig, tune
+from tav_sdk.training import PretrainedBase, TuneConfig, tune
 from tav_sdk.training.base.recommended import read_recommended
 
 CLIP = {"video": "clip.mp4", "prompt": "a man is skiing", "out": "runs/skiing"}
@@ -41,14 +41,14 @@ def test_pocket_is_the_default_base_and_has_its_own():
     config = TuneConfig(**CLIP)
     assert config.base == "pocket"
     assert (config.height, config.width) == (64, 64)
-    own = json.loads((BaseModel("pocket").path / "tav_sdk.json").read_text())
+    own = json.loads((PretrainedBase("pocket").path / "tav_sdk.json").read_text())
     assert (config.num_train_steps, config.learning_rate) == (own["num_train_steps"], own["learning_rate"])
 
 
 def test_the_recommendation_is_no_part_of_the_bases_identity(base_copy):
-    before = BaseModel(base_copy).sha256
+    before = PretrainedBase(base_copy).sha256
     (base_copy / "tav_sdk.json").write_text('{"num_train_steps": 40}')
-    assert BaseModel(base_copy).sha256 == before
+    assert PretrainedBase(base_copy).sha256 == before
 
 
 @pytest.mark.parametrize(

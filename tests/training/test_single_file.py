@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tav_sdk.errors import BaseModelError, ConfigError, PickledWeightsError
-from tav_sdk.training import BaseModel, TuneConfig, tune
+from tav_sdk.training import PretrainedBase, TuneConfig, tune
 from tav_sdk.training.base.single_file import SingleFile
 
 V = {"sd1": None, "sd2": "v_prediction"}
@@ -30,7 +30,7 @@ def tokenizer(tiny_base):
 
 @pytest.fixture
 def opened(single_file, tokenizer):
-    return lambda name: BaseModel(single_file(name), tokenizer=tokenizer, prediction_type=V[name])
+    return lambda name: PretrainedBase(single_file(name), tokenizer=tokenizer, prediction_type=V[name])
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def changed(single_file, tmp_path):
 @pytest.mark.parametrize("name", ["sd1", "sd2"])
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_has_the_weights_of_the_folder(opened, family, name, part):
-    got, expected = getattr(opened(name), part)(), getattr(BaseModel(family(name)), part)()
+    got, expected = getattr(opened(name), part)(), getattr(PretrainedBase(family(name)), part)()
     assert not got.training
     for key, tensor in expected.state_dict().items():
         assert torch.equal(got.state_dict()[key], tensor), key
@@ -57,7 +57,7 @@ def test_every_part_has_the_weights_of_the_folder(opened, family, name, part):
 
 @pytest.mark.parametrize("name", ["sd1", "sd2"])
 def test_the_configurations_are_those_of_the_folder(opened, family, name):
-    base, folder = opened(name), BaseModel(family(name))
+    base, folder = opened(name), PretrainedBase(family(name))
     for part in ("unet", "vae", "text_encoder"):
         ignored = ("_class_name", "architectures")
         for key, value in base.configs[part].items():
@@ -90,24 +90,24 @@ def test_the_pad_token_is_the_familys(opened):
 def test_a_tokenizer_beside_the_file_is_taken(single_file, tokenizer, tmp_path):
     path = shutil.copy(single_file("sd1"), tmp_path / "model.safetensors")
     shutil.copytree(tokenizer, tmp_path / "tokenizer")
-    assert BaseModel(path).sha256 == BaseModel(single_file("sd1"), tokenizer=tokenizer).sha256
+    assert PretrainedBase(path).sha256 == PretrainedBase(single_file("sd1"), tokenizer=tokenizer).sha256
 
 
 def test_without_a_tokenizer_it_says_what_to_give(single_file):
     with pytest.raises(BaseModelError, match=r"has no tokenizer, and there is none .* give --tokenizer FOLDER"):
-        BaseModel(single_file("sd1"))
+        PretrainedBase(single_file("sd1"))
 
 
 def test_a_tokenizer_without_a_vocabulary_is_refused(single_file, tmp_path):
     with pytest.raises(BaseModelError, match=r"there is no CLIP tokenizer in .*: it has neither vocab.json"):
-        BaseModel(single_file("sd1"), tokenizer=tmp_path)
+        PretrainedBase(single_file("sd1"), tokenizer=tmp_path)
 
 
 def test_what_2x_predicts_must_be_said(single_file, tokenizer):
     with pytest.raises(BaseModelError, match=r"does not say what its U-Net predicts; say it with --prediction-type"):
-        BaseModel(single_file("sd2"), tokenizer=tokenizer)
-    small = BaseModel(single_file("sd2"), tokenizer=tokenizer, prediction_type="epsilon")
-    large = BaseModel(single_file("sd2"), tokenizer=tokenizer, prediction_type="v_prediction")
+        PretrainedBase(single_file("sd2"), tokenizer=tokenizer)
+    small = PretrainedBase(single_file("sd2"), tokenizer=tokenizer, prediction_type="epsilon")
+    large = PretrainedBase(single_file("sd2"), tokenizer=tokenizer, prediction_type="v_prediction")
     assert (small.configs["unet"]["sample_size"], large.configs["unet"]["sample_size"]) == (64, 96)
     assert (small.schedule.prediction_type, large.schedule.prediction_type) == ("epsilon", "v_prediction")
     assert small.sha256 != large.sha256
@@ -115,12 +115,12 @@ def test_what_2x_predicts_must_be_said(single_file, tokenizer):
 
 def test_what_a_file_says_of_itself_is_believed(changed, tokenizer):
     path = changed("sd2", lambda state: None, {"modelspec.prediction_type": "v"})
-    assert BaseModel(path, tokenizer=tokenizer).schedule.prediction_type == "v_prediction"
+    assert PretrainedBase(path, tokenizer=tokenizer).schedule.prediction_type == "v_prediction"
 
 
 def test_an_unknown_prediction_type_is_refused(single_file, tokenizer):
     with pytest.raises(ConfigError, match=r"prediction_type must be one of epsilon, v_prediction, sample; got 'v'"):
-        BaseModel(single_file("sd1"), tokenizer=tokenizer, prediction_type="v")
+        PretrainedBase(single_file("sd1"), tokenizer=tokenizer, prediction_type="v")
 
 
 def test_half_precision_and_names_without_text_model_load(changed, opened, tokenizer):
@@ -130,7 +130,7 @@ def test_half_precision_and_names_without_text_model_load(changed, opened, token
             tensor = tensor.half() if tensor.is_floating_point() else tensor
             state[key.replace("transformer.text_model.", "transformer.")] = tensor
 
-    base, expected = BaseModel(changed("sd1", older), tokenizer=tokenizer), opened("sd1")
+    base, expected = PretrainedBase(changed("sd1", older), tokenizer=tokenizer), opened("sd1")
     for part in PARTS:
         got, wanted = getattr(base, part)().state_dict(), getattr(expected, part)().state_dict()
         assert all(torch.equal(got[key], tensor.half().float()) for key, tensor in wanted.items())
@@ -145,7 +145,7 @@ def test_missing_and_extra_tensors_are_listed_with_their_count(changed, tokenize
             state[f"model.diffusion_model.adapter.{index}"] = torch.full((1,), float(index))
 
     with pytest.raises(BaseModelError) as refused:
-        BaseModel(changed("sd1", damage), tokenizer=tokenizer).load_unet()
+        PretrainedBase(changed("sd1", damage), tokenizer=tokenizer).load_unet()
     text = str(refused.value)
     assert "is not one of Stable Diffusion 1.x (14 differences):\n  missing conv_out.bias\n  unexpected " in text
     assert text.count("unexpected") == 9  # ten are shown
@@ -157,7 +157,7 @@ def test_a_missing_part_is_named(changed, tokenizer):
             del state[key]
 
     with pytest.raises(BaseModelError, match=r"has no VAE \(first_stage_model.\*\); give a whole checkpoint"):
-        BaseModel(changed("sd1", without_vae), tokenizer=tokenizer)
+        PretrainedBase(changed("sd1", without_vae), tokenizer=tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_missing_part_is_named(changed, tokenizer):
 def test_files_of_other_kinds_are_refused_with_the_reason(tmp_path, tokenizer, key, reason):
     save_file({key: torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(BaseModelError, match=reason):
-        BaseModel(tmp_path / "other.safetensors", tokenizer=tokenizer)
+        PretrainedBase(tmp_path / "other.safetensors", tokenizer=tokenizer)
 
 
 def test_an_inpainting_checkpoint_is_refused_with_the_reason(changed, tokenizer):
@@ -183,19 +183,19 @@ def test_an_inpainting_checkpoint_is_refused_with_the_reason(changed, tokenizer)
         state[key] = torch.zeros(state[key].shape[0], 9, 3, 3)
 
     with pytest.raises(BaseModelError, match=r"takes 9 channels, its VAE gives 4: models for inpainting"):
-        BaseModel(changed("sd1", widen), tokenizer=tokenizer)
+        PretrainedBase(changed("sd1", widen), tokenizer=tokenizer)
 
 
 def test_a_pickled_checkpoint_is_refused(tmp_path):
     (tmp_path / "model.ckpt").write_bytes(b"")
     with pytest.raises(PickledWeightsError, match=r"is a pickled checkpoint, and reading a pickle can run code"):
-        BaseModel(tmp_path / "model.ckpt", allow_pickle=True)
+        PretrainedBase(tmp_path / "model.ckpt", allow_pickle=True)
 
 
 def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(BaseModelError, match=r"cannot be read as .safetensors"):
-        BaseModel(tmp_path / "model.safetensors")
+        PretrainedBase(tmp_path / "model.safetensors")
 
 
 def test_the_header_alone_says_the_size(single_file):
@@ -226,7 +226,7 @@ def test_it_is_tuned_and_recorded(single_file, tokenizer, clip_path, tmp_path):
     run = tune(config)
     assert run.record["base"]["name"] == "sd2.safetensors"
     assert run.record["schedule"]["prediction_type"] == "v_prediction"
-    assert BaseModel.of_run(run).sha256 == run.record["base"]["sha256"]
+    assert PretrainedBase.of_run(run).sha256 == run.record["base"]["sha256"]
 
 
 def test_memory_is_planned_from_the_header(tav, single_file):

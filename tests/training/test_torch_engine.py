@@ -17,8 +17,8 @@ from tav_sdk.engines import TensorSpec
 from tav_sdk.errors import EngineError, InputError, NonFiniteOutputError
 from tav_sdk.export.graphs import TextEncoderGraph, VaeDecoderGraph, VaeEncoderGraph
 from tav_sdk.pipeline.pipeline import Pipeline
-from tav_sdk.training import BaseModel, TorchEngine, inflate, load_run, trainable_parameters
-from tav_sdk.training.checkpoint import load_delta
+from tav_sdk.training import PretrainedBase, TorchEngine, inflate, load_run, trainable_parameters
+from tav_sdk.training.checkpoint import load_tuned_weights
 
 X, Y = TensorSpec("x", "float32", ("batch", 3)), TensorSpec("y", "float32", ("batch", 2))
 
@@ -121,9 +121,9 @@ def bundle(tiny_bundle) -> Bundle:
 def modules(tiny_run) -> dict[str, nn.Module]:
     """What the bundle's graphs were traced from."""
     run = load_run(tiny_run)
-    base = BaseModel(run.config.base)
+    base = PretrainedBase(run.config.base)
     unet = inflate(base.load_unet(), run.config.inflation, run.config.num_frames)
-    load_delta(unet, run.delta_path)
+    load_tuned_weights(unet, run.tuned_path)
     vae = base.load_vae()
     parts = (TextEncoderGraph(base.load_text_encoder()), VaeEncoderGraph(vae), VaeDecoderGraph(vae), unet)
     return dict(zip(GRAPHS, parts, strict=True))

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.errors import CheckpointError, ConfigError, InputError, NonFiniteLossError, OutputError, SizeError
 from tav_sdk.files import sha256_of
-from tav_sdk.training import BaseModel, InflationOptions, TuneConfig, inflate, load_run, trainable_parameters, tune
-from tav_sdk.training.checkpoint import load_delta, save_delta
+from tav_sdk.training import InflationOptions, PretrainedBase, TuneConfig, inflate, load_run, trainable_parameters, tune
+from tav_sdk.training.checkpoint import load_tuned_weights, save_tuned_weights
 from tav_sdk.training.encode import ClipLatents
 from tav_sdk.training.tune_step import Tuner
 
@@ -38,8 +38,8 @@ def stop_after(step):
     return callback
 
 
-def delta_of(run):
-    return load_file(run.delta_path)
+def tuned_of(run):
+    return load_file(run.tuned_path)
 
 
 def hidden(folder):
@@ -50,7 +50,7 @@ def test_a_run_records_what_decided_it(config, tiny_base):
     run = tune(config)
     record = json.loads((run.folder / "run.json").read_text())
     assert record["prompt"] == "a red square is moving"
-    assert record["base"]["sha256"] == BaseModel(tiny_base).sha256
+    assert record["base"]["sha256"] == PretrainedBase(tiny_base).sha256
     assert record["config"]["inflation"]["temporal_mask"] == "causal"
     assert record["schedule"]["steps_offset"] == 1
     assert record["versions"]["torch"] == torch.__version__
@@ -61,9 +61,9 @@ def test_a_run_records_what_decided_it(config, tiny_base):
 
 
 def test_every_tuned_tensor_moves_and_nothing_else_is_saved(config, tiny_base):
-    fresh = inflate(BaseModel(tiny_base).load_unet(), config.inflation, config.num_frames, seed=config.seed)
+    fresh = inflate(PretrainedBase(tiny_base).load_unet(), config.inflation, config.num_frames, seed=config.seed)
     before = {name: value.clone() for name, value in fresh.state_dict().items()}
-    delta = delta_of(tune(config))
+    delta = tuned_of(tune(config))
     assert list(delta) == sorted(delta)
     assert all(name.rsplit(".to_", 1)[0].endswith(("attn1", "attn2", "attn_temp")) for name in delta)
     assert [name for name, tensor in delta.items() if torch.equal(tensor, before[name])] == []
@@ -71,7 +71,7 @@ def test_every_tuned_tensor_moves_and_nothing_else_is_saved(config, tiny_base):
 
 def test_the_same_seed_gives_the_same_delta(config, tmp_path):
     first, second, other = (
-        delta_of(tune(config.replace(out=str(tmp_path / name), seed=seed)))
+        tuned_of(tune(config.replace(out=str(tmp_path / name), seed=seed)))
         for name, seed in (("a", 33), ("b", 33), ("c", 34))
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -80,10 +80,10 @@ def test_the_same_seed_gives_the_same_delta(config, tmp_path):
 
 def test_tuning_lowers_the_loss_at_fixed_noise(config, tiny_base):
     latents = ClipLatents(torch.randn(1, 4, 4, 4, 4), torch.zeros(1, 4, 4, 4, 4))
-    model = inflate(BaseModel(tiny_base).load_unet(), config.inflation, 4)
+    model = inflate(PretrainedBase(tiny_base).load_unet(), config.inflation, 4)
     width = model.config.cross_attention_dim
     states = torch.randn(1, 77, width)
-    tuner = Tuner(model, latents, states, BaseModel(tiny_base).schedule, config, torch.device("cpu"))
+    tuner = Tuner(model, latents, states, PretrainedBase(tiny_base).schedule, config, torch.device("cpu"))
     draw = tuner.draw(0)
     tuner.draw = lambda step: draw
     losses = [tuner.step()["loss"] for _ in range(30)]
@@ -91,13 +91,13 @@ def test_tuning_lowers_the_loss_at_fixed_noise(config, tiny_base):
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(config, tmp_path):
-    whole = delta_of(tune(config))
+    whole = tuned_of(tune(config))
     interrupted = config.replace(out=str(tmp_path / "interrupted"))
     with pytest.raises(KeyboardInterrupt):
         tune(interrupted, callback=stop_after(3))
     assert hidden(tmp_path) == [".interrupted.partial", "run"]
     resumed = tune(interrupted, resume=True)
-    assert all(torch.equal(tensor, whole[name]) for name, tensor in delta_of(resumed).items())
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in tuned_of(resumed).items())
     assert hidden(tmp_path) == ["interrupted", "run"]
     assert len((resumed.folder / "log.jsonl").read_text().splitlines()) == 5
 
@@ -142,7 +142,7 @@ def test_a_device_that_is_not_there_is_refused(config):
 
 def test_the_delta_can_be_read_by_whoever_may_read_the_record(config):
     run = tune(config)
-    assert run.delta_path.stat().st_mode == (run.folder / "run.json").stat().st_mode
+    assert run.tuned_path.stat().st_mode == (run.folder / "run.json").stat().st_mode
 
 
 def test_resuming_without_an_unfinished_run_starts_one(config):
@@ -183,14 +183,14 @@ def test_a_callback_can_stop_it(config, tmp_path):
 
 
 def test_checkpointing_changes_memory_not_the_result(config, tmp_path):
-    plain = delta_of(tune(config))
-    saving = delta_of(tune(config.replace(out=str(tmp_path / "saving"), gradient_checkpointing=True)))
+    plain = tuned_of(tune(config))
+    saving = tuned_of(tune(config.replace(out=str(tmp_path / "saving"), gradient_checkpointing=True)))
     for name in plain:
         torch.testing.assert_close(saving[name], plain[name], atol=1e-6, rtol=1e-5)
 
 
 def test_bf16_keeps_tuned_weights_in_float32(config):
-    delta = delta_of(tune(config.replace(mixed_precision="bf16")))
+    delta = tuned_of(tune(config.replace(mixed_precision="bf16")))
     assert {tensor.dtype for tensor in delta.values()} == {torch.float32}
 
 
@@ -202,7 +202,7 @@ def test_fp16_on_a_cpu_is_refused(config):
 def test_the_target_of_a_v_prediction_base_is_the_velocity(config, tiny_base):
     latents = ClipLatents(torch.randn(1, 4, 4, 4, 4), torch.zeros(1, 4, 4, 4, 4))
     schedule = DDIMSchedule(prediction_type="v_prediction")
-    model = inflate(BaseModel(tiny_base).load_unet(), config.inflation, 4)
+    model = inflate(PretrainedBase(tiny_base).load_unet(), config.inflation, 4)
     tuner = Tuner(model, latents, torch.zeros(1, 77, 1), schedule, config, torch.device("cpu"))
     noisy, target, timestep = tuner.draw(0)
     alpha = float(schedule.alphas_cumprod[int(timestep)])
@@ -231,20 +231,20 @@ def test_overwriting_replaces_a_run(config):
 
 def test_a_changed_delta_is_refused(config):
     run = tune(config)
-    data = bytearray(run.delta_path.read_bytes())
+    data = bytearray(run.tuned_path.read_bytes())
     data[-1] ^= 1
-    run.delta_path.write_bytes(data)
+    run.tuned_path.write_bytes(data)
     with pytest.raises(CheckpointError, match="was changed: expected sha256"):
         load_run(run.folder)
 
 
 def test_a_delta_of_another_model_is_refused(config, tiny_run, tiny_base):
-    unet = BaseModel(tiny_base).load_unet()
+    unet = PretrainedBase(tiny_base).load_unet()
     from tav_sdk.training import InflationOptions
 
     model = inflate(unet, InflationOptions(temporal=False), 4)
     with pytest.raises(CheckpointError, match=r"does not fit the model \(\d+ differences\):\n  unexpected"):
-        load_delta(model, load_run(tiny_run).delta_path)
+        load_tuned_weights(model, load_run(tiny_run).tuned_path)
 
 
 def test_a_run_at_an_earlier_step_is_that_of_fewer_steps(config, tmp_path):
@@ -252,11 +252,11 @@ def test_a_run_at_an_earlier_step_is_that_of_fewer_steps(config, tmp_path):
     assert run.steps == (2, 4, 5)
     assert run.at(5) is run
     fewer = tune(config.replace(num_train_steps=2, out=tmp_path / "fewer"))
-    assert run.at(2).delta_path == run.folder / "snapshots" / "step-000002.safetensors"
-    assert run.at(2).record["delta_sha256"] == sha256_of(run.at(2).delta_path) != run.record["delta_sha256"]
+    assert run.at(2).tuned_path == run.folder / "snapshots" / "step-000002.safetensors"
+    assert run.at(2).record["delta_sha256"] == sha256_of(run.at(2).tuned_path) != run.record["delta_sha256"]
     assert run.at(2).config.num_train_steps == 2
-    for name, tensor in delta_of(run.at(2)).items():
-        assert torch.equal(tensor, delta_of(fewer)[name])
+    for name, tensor in tuned_of(run.at(2)).items():
+        assert torch.equal(tensor, tuned_of(fewer)[name])
 
 
 def test_a_step_without_a_snapshot_is_refused_with_those_there_are(config):
@@ -303,9 +303,9 @@ def test_a_full_disk_is_an_output_error(config, monkeypatch):
 
 
 def test_a_delta_that_is_not_finite_is_refused(tiny_base, tmp_path):
-    model = inflate(BaseModel(tiny_base).load_unet(), InflationOptions(), 2)
+    model = inflate(PretrainedBase(tiny_base).load_unet(), InflationOptions(), 2)
     name, parameter = next(iter(trainable_parameters(model).items()))
     parameter.data.view(-1)[3] = float("inf")
-    save_delta(model, tmp_path / "delta.safetensors")
+    save_tuned_weights(model, tmp_path / "delta.safetensors")
     with pytest.raises(CheckpointError, match=rf"{name} in .* has NaN or infinity in it; tune again, with a lower"):
-        load_delta(model, tmp_path / "delta.safetensors")
+        load_tuned_weights(model, tmp_path / "delta.safetensors")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tav_sdk.errors import InputError
-from tav_sdk.training.base.model import BaseModel
+from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.config import InflationOptions
 from tav_sdk.training.unet.inflation import inflate, trainable_parameters
 from tav_sdk.training.unet.windowed import WindowedUNet, can_continue, past_shapes
@@ -20,7 +20,7 @@ OPTIONS = [
 
 
 def unet_of(tiny_base, **options):
-    unet = inflate(BaseModel(str(tiny_base)).load_unet(), InflationOptions(**options), WINDOW).eval()
+    unet = inflate(PretrainedBase(str(tiny_base)).load_unet(), InflationOptions(**options), WINDOW).eval()
     torch.manual_seed(0)
     with torch.no_grad():  # temporal attention starts at zero
         for parameter in trainable_parameters(unet).values():

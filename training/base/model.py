@@ -70,7 +70,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class BaseModel:
+class PretrainedBase:
     """A text-to-image model whose parts are read one at a time, so that no more than needed is in memory.
 
     Args:
@@ -126,7 +126,7 @@ class BaseModel:
                 check_loras(self.configs, self.lora_files, allow_pickle=self.allow_pickle)
 
     @classmethod
-    def of_config(cls, config: TuneConfig) -> BaseModel:
+    def of_config(cls, config: TuneConfig) -> PretrainedBase:
         """The base that a configuration names, with its LoRAs."""
         return cls(
             config.base,
@@ -148,7 +148,7 @@ class BaseModel:
         tokenizer: str | Path | None = None,
         allow_pickle: bool = False,
         local_files_only: bool = False,
-    ) -> BaseModel:
+    ) -> PretrainedBase:
         """The base that a run was tuned on, with its LoRAs.
 
         Args:

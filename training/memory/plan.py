@@ -20,7 +20,7 @@ import torch
 
 from tav_sdk.bundle.precision import Precision
 from tav_sdk.errors import ConfigError, InputError
-from tav_sdk.training.base.model import BaseModel
+from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.config import InflationOptions, MixedPrecision, check_choice
 from tav_sdk.training.memory.report import Device, MemoryPlan, Stage
 from tav_sdk.training.memory.stages import Planner, Setting
@@ -29,7 +29,7 @@ from tav_sdk.video.frames import check_size
 
 
 def plan_memory(
-    base: str | Path | BaseModel,
+    base: str | Path | PretrainedBase,
     *,
     num_frames: int = 8,
     height: int | None = None,
@@ -47,7 +47,7 @@ def plan_memory(
     Takes seconds and a few hundred MB at any size: no weights are read.
 
     Args:
-        base: what :class:`BaseModel` takes, or one made with ``weights=False``.
+        base: what :class:`PretrainedBase` takes, or one made with ``weights=False``.
         num_frames: frames of the clip.
         height: pixels; by default what the base recommends.
         width: likewise.
@@ -67,7 +67,7 @@ def plan_memory(
         ConfigError: a precision, a device or the number of frames is none that can be; fp16 tuning on a CPU.
         InputError: the budget is not positive.
     """
-    found = base if isinstance(base, BaseModel) else BaseModel(base, weights=False)
+    found = base if isinstance(base, PretrainedBase) else PretrainedBase(base, weights=False)
     height = found.recommended.height if height is None else height
     width = found.recommended.width if width is None else width
     if num_frames < 1:

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tav_sdk.bundle.precision import Precision
-from tav_sdk.training.base.model import BaseModel
+from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.base.reading import reading
 from tav_sdk.training.config import InflationOptions, MixedPrecision
 from tav_sdk.training.memory.budget import MAX_FRAMES, MAX_SIZE_STEPS, largest
@@ -77,7 +77,7 @@ class _Moment:
 class Planner:
     """Predicts the stages of one base; what was counted once is not counted again."""
 
-    def __init__(self, base: BaseModel, inflation: InflationOptions) -> None:
+    def __init__(self, base: PretrainedBase, inflation: InflationOptions) -> None:
         self.base = base
         with reading(f"the configurations of the base model {base.path}"), torch.device("meta"):
             unet = UNet2DConditionModel.from_config(base.configs["unet"])

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 
-from tav_sdk.training.base.model import BaseModel
+from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.encode import encode_prompts
 from tav_sdk.training.pocket.autoencoder import decode, load_autoencoder
 from tav_sdk.training.pocket.config import LATENT_SIZE, TrainingSetting
@@ -40,7 +40,7 @@ class Sampler:
     @classmethod
     def of_base(cls, folder: str | Path) -> Sampler:
         """A base in the diffusers layout, such as ``pocket``."""
-        base = BaseModel(Path(folder))
+        base = PretrainedBase(Path(folder))
         encoder, tokenizer = base.load_text_encoder(), base.load_tokenizer()
         return cls(base.load_unet(), base.load_vae(), lambda prompts: encode_prompts(encoder, tokenizer, prompts))
 
