@@ -78,7 +78,7 @@ def export(work: Path, size: str) -> Details:
     def callback(progress: StepProgress) -> None:
         nonlocal last
         now = time.perf_counter()
-        details[progress.metrics["graph"]], last = now - last, now
+        details[progress.item.name], last = now - last, now
 
     export_bundle(work / RUN, work / BUNDLE, overwrite=True, callback=callback, windows=False)
     return details

@@ -79,7 +79,7 @@ def invert(pipeline: Pipeline, clip: Video, variant: Variant) -> Inversion:
 
     inversion = pipeline.invert(clip, callback=keep, **variant.invert)
     states, empty = pipeline.encode_prompt(inversion.prompt), pipeline.encode_prompt("")
-    unet = guided(pipeline._unet, empty, pipeline.manifest.guidance_scale)
+    unet = guided(pipeline.unet, empty, pipeline.manifest.guidance_scale)
     return dataclasses.replace(inversion, offsets=direct_offsets(unet, np.stack(latents), states, pipeline.schedule))
 
 

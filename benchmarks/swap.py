@@ -75,10 +75,10 @@ def load(work: Path, rounds: int) -> dict[str, Any]:
 
     pipeline = tav_sdk.load(work / BUNDLE, engine=ENGINE, verify=False)
     feeds = _feeds(pipeline)
-    pipeline._unet(*feeds)
+    pipeline.unet(*feeds)
     first = time.perf_counter() - began
     again = time.perf_counter()
-    pipeline._unet(*feeds)
+    pipeline.unet(*feeds)
     return {"to_first_result": first, "unet_call": time.perf_counter() - again}
 
 
@@ -90,14 +90,14 @@ def swap(work: Path, rounds: int) -> dict[str, Any]:
 
     with tav_sdk.load(work / BUNDLE, engine=ENGINE, verify=False) as pipeline:
         feeds, seconds, calls = _feeds(pipeline), [], []
-        first = pipeline._unet(*feeds)
+        first = pipeline.unet(*feeds)
         other = first
         for index in range(2 * rounds):
             began = time.perf_counter()
             pipeline.swap(work / (BUNDLE if index % 2 else OTHER_BUNDLE), verify=False)
             seconds.append(time.perf_counter() - began)
             began = time.perf_counter()
-            result = pipeline._unet(*feeds)
+            result = pipeline.unet(*feeds)
             calls.append(time.perf_counter() - began)
             if index % 2 == 0:
                 other = result
@@ -116,10 +116,10 @@ def share(work: Path, rounds: int) -> dict[str, Any]:
     before = _resident_gb()
     with tav_sdk.load(work / BUNDLE, engine=ENGINE, verify=False) as one:
         for _ in range(2):  # from its second call on, a session keeps one more block of memory
-            one._unet(*_feeds(one))
+            one.unet(*_feeds(one))
         first = _resident_gb()
         with tav_sdk.load(work / OTHER_BUNDLE, engine=ENGINE, verify=False) as two:
-            two._unet(*_feeds(two))
+            two.unet(*_feeds(two))
             second = _resident_gb()
     return {"process_gb": before, "first_gb": first - before, "second_gb": second - first}
 
@@ -150,7 +150,7 @@ def inputs(work: Path, rounds: int) -> dict[str, Any]:
         ):
             feeds = dict(zip((spec.name for spec in graph.inputs), _feeds(pipeline), strict=True))
             calls: dict[str, Callable[[], object]] = {
-                "inputs": lambda: pipeline._unet(**feeds),
+                "inputs": lambda: pipeline.unet(**feeds),
                 "constants": lambda: one.run(feeds),
             }
             seconds = interleave(calls, rounds)

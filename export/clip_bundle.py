@@ -13,8 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from tav_sdk.bundle.bundle import Bundle, only_differing
-from tav_sdk.bundle.layout import REFERENCES, TUNED_FILE, UNET, WINDOWED_UNET
-from tav_sdk.bundle.manifest import FileEntry, StoredTensor, write_manifest
+from tav_sdk.bundle.layout import FORMAT_VERSION, REFERENCES, TUNED_FILE, UNET, WINDOWED_UNET
+from tav_sdk.bundle.manifest import BaseEntry, ClipEntry, FileEntry, StoredTensor, write_manifest
 from tav_sdk.errors import BundleError, CheckpointError
 from tav_sdk.files import check_new, new_folder, sha256_of
 from tav_sdk.training.run_folder import Run, load_run
@@ -63,7 +63,9 @@ def export_clip(run: Run | str | Path, out: str | Path, *, bundle: str | Path, o
             update={
                 "prompt": run.config.prompt,
                 "files": {**shared, tuned: entry},
-                "provenance": provenance(run) | {"graphs_of": first.manifest.provenance["delta_sha256"]},
+                "provenance": provenance(run) | {"graphs_of": first.manifest.tuned_sha256},
+                "format_version": FORMAT_VERSION,
+                **told(run),
             }
         )
         write_manifest(folder, manifest)
@@ -78,8 +80,17 @@ def provenance(run: Run) -> dict[str, Any]:
         "base": record["base"],
         "clip": record["clip"],
         "tuning": config,
-        "delta_sha256": record["delta_sha256"],
         "versions": record["versions"],
+    }
+
+
+def told(run: Run) -> dict[str, Any]:
+    """What a manifest says, typed, of the run that it was exported from; see :class:`~.manifest.Manifest`."""
+    record, config = run.record, run.config
+    return {
+        "base": BaseEntry(name=record["base"]["name"], sha256=record["base"]["sha256"]),
+        "clip": ClipEntry(fps=record["clip"]["fps"], start=config.start, stride=config.stride),
+        "tuned_sha256": record["delta_sha256"],
     }
 
 
@@ -89,9 +100,8 @@ def _check_fits(run: Run, first: Bundle) -> None:
         raise BundleError(
             f"the bundle {first.folder} is of format 1, which no clip can be exported onto; export its run again"
         )
-    base = manifest.provenance["base"]
     differences = {
-        "base model (sha256)": (run.record["base"]["sha256"], base["sha256"]),
+        "base model (sha256)": (run.record["base"]["sha256"], manifest.base.sha256),
         "number of frames": (config.num_frames, manifest.num_frames),
         "height": (config.height, manifest.height),
         "width": (config.width, manifest.width),

@@ -27,7 +27,7 @@ from tav_sdk.bundle.manifest import GraphEntry, Manifest, TensorEntry, write_man
 from tav_sdk.bundle.precision import check_precision
 from tav_sdk.engines.base import TensorSpec
 from tav_sdk.export import graphs
-from tav_sdk.export.clip_bundle import provenance
+from tav_sdk.export.clip_bundle import provenance, told
 from tav_sdk.export.int8 import quantize
 from tav_sdk.export.parity import check_parity
 from tav_sdk.export.precision import HALF, INT8, graph_precision, kept_islands, to_half
@@ -36,7 +36,7 @@ from tav_sdk.export.reference import Reference, evaluate, picture
 from tav_sdk.export.to_onnx import ExportedGraph, export_graph
 from tav_sdk.export.untuned import write_untuned
 from tav_sdk.files import check_new, new_folder
-from tav_sdk.progress import Callback, StepProgress, report
+from tav_sdk.progress import Callback, Item, StepProgress, report
 from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.checkpoint import load_tuned_weights, untuned_weights
 from tav_sdk.training.run_folder import Run, load_run
@@ -127,6 +127,7 @@ def export_bundle(
             graphs=entries,
             files=file_entries(folder),
             provenance=provenance(run),
+            **told(run),
         )
         write_manifest(folder, manifest)
         if parity and quality and precision in QUALITY_TOLERANCES:
@@ -310,7 +311,12 @@ class _Exporter:
         )
         report(
             self.callback,
-            StepProgress("export", len(self.entries), self.count, metrics={"graph": contract.name}),
+            StepProgress(
+                "export",
+                len(self.entries),
+                self.count,
+                item=Item(kind="graph", index=len(self.entries), count=self.count, name=contract.name),
+            ),
         )
 
 

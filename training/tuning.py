@@ -59,7 +59,7 @@ def tune(
 
     Args:
         config: see :class:`TuneConfig`.
-        callback: called after every step, with ``metrics["loss"]``; ``False`` stops, as Ctrl-C does.
+        callback: called after every step, with its ``loss``; ``False`` stops, as Ctrl-C does.
         resume: continue an unfinished run of the same configuration; start anew if there is none.
         overwrite: replace a run that is there.
         device: a torch device; by default a GPU if there is one.
@@ -125,7 +125,17 @@ def _run(tuner: Tuner, config: TuneConfig, folder: Path, callback: Callback | No
                     tuner.save(folder / RESUME)
                     saved = tuner.steps_done
                     save_tuned_weights(tuner.model, folder / SNAPSHOTS / snapshot_name(saved))
-                report(callback, StepProgress("tune", tuner.steps_done, total, metrics=metrics))
+                report(
+                    callback,
+                    StepProgress(
+                        "tune",
+                        tuner.steps_done,
+                        total,
+                        timestep=int(metrics["timestep"]),
+                        loss=metrics["loss"],
+                        grad_norm=metrics["grad_norm"],
+                    ),
+                )
     except BaseException as error:
         # A non-finite loss would come again: continue from the last good snapshot, not from here.
         if not isinstance(error, (NonFiniteLossError, OSError)) and tuner.steps_done > saved:

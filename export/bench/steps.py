@@ -66,7 +66,7 @@ class Candidates:
         from tav_sdk.training.run_folder import load_run
 
         self.loaded = load_run(run)
-        if self.loaded.record["delta_sha256"] != self.bundle.manifest.provenance.get("delta_sha256"):
+        if self.loaded.record["delta_sha256"] != self.bundle.manifest.tuned_sha256:
             raise InputError(f"the bundle {self.bundle.folder} was not exported from the run {run}; give that one")
         from tav_sdk.export.bench.peers import PEERS
         from tav_sdk.training.tuning import find_device
@@ -90,7 +90,7 @@ class Candidates:
         manifest = self.bundle.manifest
         return {
             "name": self.bundle.folder.resolve().name,
-            "base": manifest.provenance["base"]["name"],
+            "base": manifest.base.name,
             "precision": manifest.precision,
             "num_frames": manifest.num_frames,
             "height": manifest.height,
@@ -167,7 +167,7 @@ def time_edits(candidates: Candidates, video: Path, *, steps: int, rounds: int) 
         ``peak_bytes``.
     """
     manifest = candidates.bundle.manifest
-    tuned = manifest.provenance["tuning"]
+    tuned = manifest.clip
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in candidates.names}
     for index in range(rounds):
         for name in candidates.names:
@@ -180,8 +180,8 @@ def time_edits(candidates: Candidates, video: Path, *, steps: int, rounds: int) 
                 "video": str(video),
                 "prompt": manifest.prompt,
                 "steps": steps,
-                "start": int(tuned["start"]),
-                "stride": int(tuned["stride"]),
+                "start": tuned.start,
+                "stride": tuned.stride,
                 "began": time.time(),
             }
             done = subprocess.run(

@@ -120,12 +120,12 @@ def _check_video(video: Path, manifest: Manifest) -> None:
     """Read the clip once, so that a bad one is found out now."""
     from tav_sdk.video.clip import read_video
 
-    tuned = manifest.provenance["tuning"]
+    tuned = manifest.clip
     read_video(
         video,
         num_frames=manifest.num_frames,
-        start=int(tuned["start"]),
-        stride=int(tuned["stride"]),
+        start=tuned.start,
+        stride=tuned.stride,
         size=(manifest.height, manifest.width),
     )
 

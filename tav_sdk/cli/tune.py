@@ -175,9 +175,8 @@ def tune(
 
 
 def _print_json(progress: StepProgress) -> None:
-    line = {"stage": progress.stage, "step": progress.step, "total": progress.total, **progress.metrics}
     try:
-        typer.echo(json.dumps(line))
+        typer.echo(json.dumps(progress.to_dict()))
     except BrokenPipeError:
         # What reads the lines has gone. Nothing more can be written there, not even when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -150,7 +150,7 @@ def test_a_stream_gives_its_first_frames_before_it_reads_the_last(pipeline):
 def test_the_posterior_is_drawn_alike_in_parts_and_at_once(pipeline):
     clip = clip_of(2 * WINDOW + 1)
     latents = pipeline.encode(clip, seed=5)
-    parts = list(pipeline._latents(clip, WINDOW, 5))
+    parts = list(pipeline.vae.latents(clip, WINDOW, 5))
     np.testing.assert_allclose(np.concatenate(parts, axis=2), latents, atol=1e-6)
     assert abs(latents - pipeline.encode(clip)).max() > 0
 

@@ -56,7 +56,7 @@ def test_inverting_and_sampling_without_guidance_reconstructs_the_latents(pipeli
     states, errors = pipeline.encode_prompt("a man"), {}
 
     def unet(*args):  # a random U-Net jumps about with its input more than a trained one
-        return 0.25 * pipeline._unet(*args)
+        return 0.25 * pipeline.unet(*args)
 
     for steps in (50, 200):
         noise = ddim_invert(unet, source, states, pipeline.schedule, steps)
@@ -256,7 +256,7 @@ def other_pipeline(other_bundle):
 def predicted(pipeline, frames=None):
     sample = np.random.default_rng(0).standard_normal(pipeline.manifest.latents_shape, dtype=np.float32)
     sample = sample if frames is None else np.repeat(sample[:, :, :1], frames, axis=2)
-    return pipeline._unet(sample, np.asarray(500), pipeline.encode_prompt("a man")), sample
+    return pipeline.unet(sample, np.asarray(500), pipeline.encode_prompt("a man")), sample
 
 
 def test_a_scale_of_1_is_bit_identical_and_comes_back(other_pipeline, tiny_bundle):
