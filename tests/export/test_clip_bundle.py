@@ -189,7 +189,7 @@ def test_pipelines_on_one_base_share_their_engines(tiny_bundle, other_bundle):
 
 
 def test_a_bundle_of_another_base_is_not_swapped_in(tiny_bundle, bundle_copy, edit_manifest):
-    edit_manifest(lambda manifest: manifest["provenance"]["base"].update(sha256="1" * 64, name="other"))
+    edit_manifest(lambda manifest: manifest["base"].update(sha256="1" * 64, name="other"))
     with tav_sdk.load(tiny_bundle, engine="onnxruntime-cpu") as pipeline:
         before = predicted(pipeline)
         with pytest.raises(BundleError, match=r"does not fit .*: its base model is other \(1111.*\), expected"):
@@ -235,4 +235,4 @@ def test_engines_that_were_given_keep_their_weights(tiny_bundle, other_bundle):
 def test_the_command_line_exports_onto_a_bundle(tav, other_run, tiny_bundle, tmp_path):
     result = tav("export", other_run, "--bundle", tiny_bundle, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert Bundle(tmp_path / "out").manifest.provenance["delta_sha256"] == load_run(other_run).record["delta_sha256"]
+    assert Bundle(tmp_path / "out").manifest.tuned_sha256 == load_run(other_run).record["delta_sha256"]

@@ -163,7 +163,7 @@ def test_an_inversion_with_control_is_another_one_and_is_kept_apart(
         control, seen = Control(video=feeds["video"], controlnet=net), []
         made = [
             pipeline.invert(
-                clip, num_inversion_steps=2, control=one, callback=lambda step: seen.append(step.metrics.get("from"))
+                clip, num_inversion_steps=2, control=one, callback=lambda step: seen.append(step.resumed)
             ).latents
             for one in (None, control, control)
         ]

@@ -82,7 +82,7 @@ def test_a_file_of_something_else_is_refused(tav, tiny_bundle, tmp_path):
 
 
 def test_another_run_is_refused(tav, tiny_bundle, tiny_run, bundle_copy, edit_manifest):
-    edit_manifest(lambda manifest: manifest["provenance"].update(delta_sha256="0" * 64))
+    edit_manifest(lambda manifest: manifest.update(tuned_sha256="0" * 64))
     result = tav("bench", bundle_copy, "--run", tiny_run)
     assert result.exit_code == 2
     assert "was not exported from the run" in result.stderr
