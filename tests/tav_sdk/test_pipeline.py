@@ -244,7 +244,7 @@ def test_the_direct_correction_takes_no_other_number_of_steps(pipeline, clip):
     inversion = pipeline.invert(clip, num_inversion_steps=2, correction="direct")
     with pytest.raises(
         InputError,
-        match="num_inference_steps must be 2 with the correction direct, .*, got 3",
+        match=r"num_inference_steps must be 2 with the correction direct, .*, got 3",
     ):
         pipeline.edit("a man", inversion, num_inference_steps=3)
 
