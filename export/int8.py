@@ -6,7 +6,7 @@ its way from noise to a clip. A linear layer is quantised dynamically: its input
 output is float32. Each way is the faster one for its kind of layer, and for linear layers the more accurate one.
 
 The operators are those that ``onnxruntime.quantization`` writes. Its quantiser itself needs a dozen times the memory of
-the weights, and moves the tuned ones; here one weight is in memory at a time, and the tuned ones stay where they are.
+the weights, and moves the tuned ones; here one weight is in memory at a time, and tuned weights stay where they are.
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ def _integers(weight: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[np.n
 
 
 def _save(model: onnx_ir.Model, path: Path) -> None:
-    """Replace a graph and its weights; the tuned ones keep their file."""
+    """Replace a graph and its weights; the tuned weights keep their file."""
     graph = model.graph
     stored = [
         value

@@ -39,6 +39,7 @@ from tav_sdk.files import check_new, new_folder
 from tav_sdk.progress import Callback, StepProgress, report
 from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.checkpoint import load_tuned_weights, untuned_weights
+from tav_sdk.training.run_base import base_of_run
 from tav_sdk.training.run_folder import Run, load_run
 from tav_sdk.training.unet.inflation import inflate, trainable_parameters
 from tav_sdk.training.unet.video_unet import VideoUNet
@@ -103,7 +104,7 @@ def export_bundle(
     check_new(out, overwrite=overwrite)
     run = run if isinstance(run, Run) else load_run(run)
     config = run.config
-    model = PretrainedBase.of_run(run, base, loras=loras, tokenizer=tokenizer, allow_pickle=allow_pickle)
+    model = base_of_run(run, base, loras=loras, tokenizer=tokenizer, allow_pickle=allow_pickle)
     with new_folder(out, overwrite=overwrite) as folder:
         entries = _Exporter(run, model, folder, precision, control, windows, parity, callback).export()
         (folder / TOKENIZER).mkdir()

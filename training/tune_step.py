@@ -25,7 +25,7 @@ class Tuner:
     """The tuning loop's state: model, optimizer and step; one call of :meth:`step` is one update.
 
     Args:
-        model: an inflated U-Net; its parameters are frozen but for the tuned ones.
+        model: an inflated U-Net; its parameters are frozen but for the tuned weights.
         latents: the clip's posterior.
         states: ``(1, s, d)`` text states of its caption.
         schedule: the base's schedule.

@@ -20,12 +20,14 @@ from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.checkpoint import save_tuned_weights, versions, write_record
 from tav_sdk.training.config import TuneConfig
 from tav_sdk.training.encode import prepare
+from tav_sdk.training.run_base import base_of_config
 from tav_sdk.training.run_folder import (
-    DELTA,
     FORMAT_VERSION,
     LOG,
+    RECORD,
     SNAPSHOTS,
     STARTED,
+    TUNED,
     Run,
     load_run,
     partial_folder,
@@ -74,7 +76,7 @@ def tune(
         CancelledError: the callback returned ``False``.
     """
     out = Path(config.out)
-    if resume and (out / DELTA).is_file():
+    if resume and (out / RECORD).is_file():
         return _finished(config, load_run(out))
     check_new(out, overwrite=overwrite)
     if (partial_folder(out) / RESUME).is_file() and not (resume or overwrite):
@@ -82,7 +84,7 @@ def tune(
             f"an unfinished run of {out} is there; continue it with --resume, or start anew with --overwrite"
         )
     device = find_device(device)
-    base = PretrainedBase.of_config(config)
+    base = base_of_config(config)
     check_size(config.height, config.width, base.size_multiple)
     schedule = base.schedule
     clip = read_video(
@@ -102,8 +104,8 @@ def tune(
         if (folder / RESUME).is_file():
             tuner.load(folder / RESUME)
         seconds = _run(tuner, config, folder, callback)
-        save_tuned_weights(model, folder / DELTA, {"format": "tav-sdk delta"})
-        record |= {"delta_sha256": sha256_of(folder / DELTA), "seconds": round(seconds, 1), "device": str(device)}
+        save_tuned_weights(model, folder / TUNED, {"format": "tav-sdk tuned weights"})
+        record |= {"tuned_sha256": sha256_of(folder / TUNED), "seconds": round(seconds, 1), "device": str(device)}
         write_record(folder, record)
         for name in (RESUME, STARTED):
             (folder / name).unlink(missing_ok=True)

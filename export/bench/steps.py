@@ -66,7 +66,7 @@ class Candidates:
         from tav_sdk.training.run_folder import load_run
 
         self.loaded = load_run(run)
-        if self.loaded.record["delta_sha256"] != self.bundle.manifest.provenance.get("delta_sha256"):
+        if self.loaded.record["tuned_sha256"] != self.bundle.manifest.provenance.get("delta_sha256"):
             raise InputError(f"the bundle {self.bundle.folder} was not exported from the run {run}; give that one")
         from tav_sdk.export.bench.peers import PEERS
         from tav_sdk.training.tuning import find_device

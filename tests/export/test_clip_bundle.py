@@ -103,16 +103,16 @@ def test_a_run_that_does_not_fit_is_refused(other_run, tiny_bundle, tmp_path, ch
 
 @pytest.fixture
 def run_of(other_run, tmp_path):
-    """``run_of(tensors)``: a copy of ``other_run`` with these tuned tensors."""
+    """``run_of(tensors)``: a copy of ``other_run`` with these tuned weights."""
     from safetensors.numpy import save_file
 
     from tav_sdk.files import sha256_of
 
     def make(tensors):
         copy = shutil.copytree(other_run, tmp_path / "run")
-        save_file(tensors, copy / "delta.safetensors")
+        save_file(tensors, copy / "tuned.safetensors")
         record = json.loads((copy / "run.json").read_text())
-        record["delta_sha256"] = sha256_of(copy / "delta.safetensors")
+        record["tuned_sha256"] = sha256_of(copy / "tuned.safetensors")
         (copy / "run.json").write_text(json.dumps(record))
         return copy
 
@@ -122,7 +122,7 @@ def run_of(other_run, tmp_path):
 def test_weights_that_are_not_finite_are_refused(other_run, tiny_bundle, run_of, tmp_path):
     from safetensors.numpy import load_file
 
-    tensors = load_file(other_run / "delta.safetensors")
+    tensors = load_file(other_run / "tuned.safetensors")
     name = sorted(tensors)[0]
     tensors[name] = np.full_like(tensors[name], np.nan)
     with pytest.raises(CheckpointError, match=f"{name} in .* has NaN or infinity in it as float32; tune again"):
@@ -133,7 +133,7 @@ def test_weights_that_are_not_finite_are_refused(other_run, tiny_bundle, run_of,
 def test_a_delta_of_other_tensors_is_refused(other_run, tiny_bundle, run_of, tmp_path):
     from safetensors.numpy import load_file
 
-    tensors = load_file(other_run / "delta.safetensors")
+    tensors = load_file(other_run / "tuned.safetensors")
     name, tensor = tensors.popitem()
     copy = run_of({**tensors, "conv_in.weight": tensor})
     text = rf"does not fit the bundle's U-Net \(2 differences\): missing {name}; unexpected conv_in.weight"
@@ -235,4 +235,4 @@ def test_engines_that_were_given_keep_their_weights(tiny_bundle, other_bundle):
 def test_the_command_line_exports_onto_a_bundle(tav, other_run, tiny_bundle, tmp_path):
     result = tav("export", other_run, "--bundle", tiny_bundle, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert Bundle(tmp_path / "out").manifest.provenance["delta_sha256"] == load_run(other_run).record["delta_sha256"]
+    assert Bundle(tmp_path / "out").manifest.provenance["delta_sha256"] == load_run(other_run).record["tuned_sha256"]

@@ -133,9 +133,9 @@ def test_another_clip_is_exported_onto_it(fp16_bundle, other_run, tmp_path):
     from safetensors.numpy import load_file
 
     weights = Bundle(export_clip(other_run, tmp_path / "out", bundle=fp16_bundle)).weights()
-    delta = load_file(other_run / "delta.safetensors")
+    tuned = load_file(other_run / "tuned.safetensors")
     for name, tensor in weights.tensors.items():
-        np.testing.assert_array_equal(tensor, delta[name].astype(np.float16))
+        np.testing.assert_array_equal(tensor, tuned[name].astype(np.float16))
 
 
 def test_its_key_leaves_references_out(tiny_bundle, bundle_copy, edit_manifest):

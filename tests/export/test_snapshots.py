@@ -189,7 +189,7 @@ def test_a_snapshot_is_exported(tav, run, tiny_bundle, tmp_path):
     result = tav("export", run.folder, "--step", 2, "--bundle", tiny_bundle, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     provenance = Bundle(tmp_path / "out").manifest.provenance
-    assert provenance["delta_sha256"] == run.at(2).record["delta_sha256"] != run.record["delta_sha256"]
+    assert provenance["delta_sha256"] == run.at(2).record["tuned_sha256"] != run.record["tuned_sha256"]
     result = tav("export", run.folder, "--step", 9, "--bundle", tiny_bundle, "--out", tmp_path / "other")
     assert result.exit_code == 2
     assert "has no snapshot of step 9" in result.stderr

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tav_sdk.errors import BaseModelError, ConfigError, PickledWeightsError
-from tav_sdk.training import PretrainedBase, TuneConfig, tune
+from tav_sdk.training import PretrainedBase, TuneConfig, base_of_run, tune
 from tav_sdk.training.base.single_file import SingleFile
 
 V = {"sd1": None, "sd2": "v_prediction"}
@@ -226,7 +226,7 @@ def test_it_is_tuned_and_recorded(single_file, tokenizer, clip_path, tmp_path):
     run = tune(config)
     assert run.record["base"]["name"] == "sd2.safetensors"
     assert run.record["schedule"]["prediction_type"] == "v_prediction"
-    assert PretrainedBase.of_run(run).sha256 == run.record["base"]["sha256"]
+    assert base_of_run(run).sha256 == run.record["base"]["sha256"]
 
 
 def test_memory_is_planned_from_the_header(tav, single_file):
