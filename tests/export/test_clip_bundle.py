@@ -11,7 +11,7 @@ import tav_sdk
 from tav_sdk.bundle.bundle import Bundle
 from tav_sdk.bundle.layout import GRAPHS, WINDOWED_UNET
 from tav_sdk.errors import BundleError, CheckpointError, InputError, OutputError
-from tav_sdk.export import export_bundle, export_clip
+from tav_sdk.export import ExportOptions, export_bundle, export_clip
 from tav_sdk.training import load_run
 
 TUNED = "unet/tuned.onnx_data"
@@ -45,7 +45,7 @@ def test_the_weights_alone_are_written_and_the_rest_is_linked(tiny_bundle, other
 
 
 def test_it_equals_an_export_of_its_own(other_run, other_bundle, tmp_path):
-    alone = export_bundle(other_run, tmp_path / "alone", windows=False)
+    alone = export_bundle(other_run, tmp_path / "alone", ExportOptions(windows=False))
     for name in GRAPHS:
         assert Bundle(alone).graph(name).key == Bundle(other_bundle).graph(name).key
     assert (alone / TUNED).read_bytes() == (other_bundle / TUNED).read_bytes()

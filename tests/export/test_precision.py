@@ -11,7 +11,7 @@ from tav_sdk.bundle.layout import GRAPHS, TUNED_FILE
 from tav_sdk.bundle.precision import TOLERANCES, check_precision
 from tav_sdk.engines import TensorSpec, open_engine
 from tav_sdk.errors import ConfigError, ParityError
-from tav_sdk.export import export_bundle, export_clip
+from tav_sdk.export import ExportOptions, export_bundle, export_clip
 from tav_sdk.export.graphs import GraphContract
 from tav_sdk.export.parity import check_parity
 from tav_sdk.export.precision import graph_precision, kept_islands, to_half
@@ -24,7 +24,7 @@ FLOAT, FLOAT16, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onn
 @pytest.fixture(scope="session")
 def fp16_bundle(made_once, tiny_run):
     """``tiny_run`` exported in fp16; do not write into it."""
-    return made_once("fp16_bundle", lambda path: export_bundle(tiny_run, path, precision="fp16"))
+    return made_once("fp16_bundle", lambda path: export_bundle(tiny_run, path, ExportOptions(precision="fp16")))
 
 
 def contract(precision):
@@ -286,7 +286,7 @@ def test_an_unknown_precision_lists_those_that_are_known(tiny_run, tmp_path):
     with pytest.raises(ConfigError, match=text):
         check_precision("fp8")
     with pytest.raises(ConfigError, match=text):
-        export_bundle(tiny_run, tmp_path / "out", precision="fp8")
+        ExportOptions(precision="fp8")
     assert not (tmp_path / "out").exists()
 
 

@@ -11,7 +11,7 @@ import torch
 
 from tav_sdk import load, read_video
 from tav_sdk.bundle.tokenizer import Tokenizer
-from tav_sdk.export import export_bundle
+from tav_sdk.export import ExportOptions, export_bundle
 from tav_sdk.training import PretrainedBase, TuneConfig, base_of_run, load_run, tune
 
 SIZE = {"height": 16, "width": 16, "num_frames": 2}
@@ -47,7 +47,9 @@ def sd2_run(made_once, single_file, make_lora, tiny_base, clip_path):
 @pytest.fixture(scope="session")
 def sd2_bundle(made_once, sd2_run):
     """The same, exported in half precision; do not write into it."""
-    return made_once("sd2-bundle", lambda path: export_bundle(sd2_run, path, precision="fp16", windows=False))
+    return made_once(
+        "sd2-bundle", lambda path: export_bundle(sd2_run, path, ExportOptions(precision="fp16", windows=False))
+    )
 
 
 def test_the_bundle_has_what_2x_needs(sd2_bundle):
