@@ -22,8 +22,10 @@ from tav_sdk.bundle.precision import Precision
 from tav_sdk.errors import ConfigError, InputError
 from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.config import InflationOptions, MixedPrecision, check_choice
+from tav_sdk.training.memory.budget import fit
 from tav_sdk.training.memory.report import Device, MemoryPlan, Stage
-from tav_sdk.training.memory.stages import Planner, Setting
+from tav_sdk.training.memory.setting import Setting
+from tav_sdk.training.memory.stages import Planner
 from tav_sdk.training.tune_step import default_mixed_precision
 from tav_sdk.video.frames import check_size
 
@@ -104,7 +106,7 @@ def plan_memory(
     return MemoryPlan(
         base=found.name if found.commit else str(found.path),
         stages=tuple(planner.stage(stage, setting) for stage in stages),
-        budget={stage: planner.fit(stage, setting, memory) for stage in ("tune", "export", "edit") if stage in stages}
+        budget={stage: fit(planner, stage, setting, memory) for stage in ("tune", "export", "edit") if stage in stages}
         if memory is not None
         else {},
         notes=tuple(notes),
