@@ -103,7 +103,7 @@ def _check_fits(run: Run, first: Bundle) -> None:
                 got, expected = only_differing(got, expected)
             raise BundleError(
                 f"the run {run.folder} does not fit the bundle {first.folder}: its {what} is {got}, expected "
-                f"{expected}; export it without --bundle"
+                f"{expected}; export it with graphs of its own"
             )
 
 
@@ -137,7 +137,7 @@ def _check_names(tuned: Mapping[str, tuple[int, ...]], tensors: tuple[StoredTens
     if problems:
         raise CheckpointError(
             f"{run.tuned_path} does not fit the bundle's U-Net ({len(problems)} differences): "
-            f"{'; '.join(problems[:10])}; export it without --bundle"
+            f"{'; '.join(problems[:10])}; export it with graphs of its own"
         )
 
 

@@ -38,11 +38,11 @@ KEPT = ("conv_in", "conv_out", "conv_shortcut")
 layers together, and they are a fiftieth of the work."""
 
 STEPS = 8
-"""Of the trajectory that ranges come from; 4 and 16 give the same error."""
+"""Steps of the trajectory that ranges come from; 4 and 16 give the same error."""
 
 LARGEST = 63
-"""Of a quantised weight: 7 of 8 bits. Processors without VNNI add two products in 16 bits, which 8 bits overflow; the
-error grows by a twentieth."""
+"""The largest quantised weight: 7 of 8 bits. Processors without VNNI add two products in 16 bits, which 8 bits
+overflow; the error grows by a twentieth."""
 
 FLOAT, UINT8, INT32 = onnx_ir.DataType.FLOAT, onnx_ir.DataType.UINT8, onnx_ir.DataType.INT32
 _INLINE = 256  # bytes: a smaller tensor stays in the graph's own file

@@ -123,7 +123,7 @@ def find_checkpoint(folder: str | Path, config: TuneConfig) -> Path:
     if found[0].suffix == ".bin" and not config.allow_pickle:
         raise PickledWeightsError(
             f"the checkpoint {found[0]} is pickled; reading a pickle can run code. Convert it to .safetensors, or, if "
-            "you trust it, allow it with --allow-pickle (allow_pickle=True), which reads tensors only (weights_only)"
+            "you trust it, allow it with allow_pickle, which reads tensors only (weights_only)"
         )
     return found[0]
 
@@ -143,8 +143,7 @@ def _check_frozen(path: Path, before: Mapping[str, Tensor], state: Mapping[str, 
     if changed:
         raise CheckpointError(
             f"the checkpoint {path} was not tuned from the base {base.name}, or more than the paper's tensors were: "
-            f"{len(changed)} of {len(before)} others differ:{listed(changed)}Give the base that it was made from with "
-            "--base"
+            f"{len(changed)} of {len(before)} others differ:{listed(changed)}Give the base that it was made from"
         )
 
 

@@ -80,9 +80,7 @@ def tune(
         return _finished(config, load_run(out))
     check_new(out, overwrite=overwrite)
     if (partial_folder(out) / RESUME).is_file() and not (resume or overwrite):
-        raise OutputError(
-            f"an unfinished run of {out} is there; continue it with --resume, or start anew with --overwrite"
-        )
+        raise OutputError(f"an unfinished run of {out} is there; continue it with resume, or start anew with overwrite")
     device = find_device(device)
     base = base_of_config(config)
     check_size(config.height, config.width, base.size_multiple)
@@ -114,7 +112,7 @@ def tune(
 
 
 def _run(tuner: Tuner, config: TuneConfig, folder: Path, callback: Callback | None) -> float:
-    """All steps that are left; whatever stops them, the state for ``--resume`` is written."""
+    """All steps that are left; whatever stops them, the state for ``resume`` is written."""
     total, began, saved = config.num_train_steps, time.perf_counter(), tuner.steps_done
     _truncate_log(folder / LOG, tuner.steps_done)
     try:
@@ -159,12 +157,12 @@ def _check_same_run(folder: Path, record: dict[str, Any]) -> None:
         try:
             before = json.loads(started.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise CheckpointError(f"{started} is damaged: {error}; start anew with --overwrite") from error
+            raise CheckpointError(f"{started} is damaged: {error}; start anew with overwrite") from error
         old, new = _identity(before), _identity(record)
         if changed := sorted(key for key in new if new[key] != old.get(key)):
             what = ", ".join(f"{key} (was {old.get(key)!r}, is {new[key]!r})" for key in changed)
             raise ConfigError(
-                f"the unfinished run cannot be resumed with other settings: {what}; start anew with --overwrite"
+                f"the unfinished run cannot be resumed with other settings: {what}; start anew with overwrite"
             )
     started.write_text(json.dumps(record), encoding="utf-8")
 
@@ -185,7 +183,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
         torch.zeros(1, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"the device {str(device)!r} cannot be used here: {reason}; leave --device out") from error
+        raise ConfigError(f"the device {str(device)!r} cannot be used here: {reason}; leave device out") from error
     return found
 
 
@@ -195,12 +193,12 @@ def _finished(config: TuneConfig, run: Run) -> Run:
     ]
     if changed:
         raise ConfigError(
-            f"the run {run.folder} is finished, with other settings ({', '.join(changed)}); tune anew with --overwrite"
+            f"the run {run.folder} is finished, with other settings ({', '.join(changed)}); tune anew with overwrite"
         )
     if run.config.num_train_steps != config.num_train_steps:
         raise InputError(
             f"the run {run.folder} is finished with {run.config.num_train_steps} steps and cannot be resumed to "
-            f"{config.num_train_steps}; tune anew with --overwrite"
+            f"{config.num_train_steps}; tune anew with overwrite"
         )
     return run
 

@@ -90,7 +90,7 @@ def edited_run(run, tmp_path, change):
         (lambda record: record["config"].update(width=128), "its width is 128, expected 64"),
         (
             lambda record: record["config"]["inflation"].update(temporal_mask="none"),
-            r"its inflation is temporal_mask=none, expected temporal_mask=causal; export it without --bundle",
+            r"its inflation is temporal_mask=none, expected temporal_mask=causal; export it with graphs of its own",
         ),
     ],
 )

@@ -227,7 +227,7 @@ def test_an_exported_controlnet_of_another_shape_is_refused(exported, control_bu
 def test_pickled_weights_are_refused(tiny_controlnet, control_bundle, tmp_path):
     source = shutil.copytree(tiny_controlnet, tmp_path / "source")
     (source / "diffusion_pytorch_model.safetensors").rename(source / "diffusion_pytorch_model.bin")
-    with pytest.raises(PickledWeightsError, match=r"has only pickled weights .*allow it with --allow-pickle"):
+    with pytest.raises(PickledWeightsError, match=r"has only pickled weights .*allow it with allow_pickle"):
         export_controlnet(source, tmp_path / "net", bundle=control_bundle)
 
 

@@ -232,7 +232,7 @@ def test_a_graph_that_overflows_in_float16_is_refused(tmp_path):
     reference, here, path = exported(Scaled(300, 1e-4), "fp16", tmp_path, np.full((1, 4), 300, np.float32))
     with open_engine(here.graph(path), engine="onnxruntime-cpu") as engine:  # which does not round in between
         assert np.isfinite(engine.run(reference.feeds)["y"]).all()
-    text = r"the small graph in fp16 gives NaN or infinity in 'y'; nothing was written. Export with --precision bf16"
+    text = r"the small graph in fp16 gives NaN or infinity in 'y'; nothing was written. Export with precision bf16"
     with pytest.raises(ParityError, match=text):
         check_parity(reference, here, path)
 
@@ -253,7 +253,7 @@ def test_parity_rounds_between_operators(precision, shift, tmp_path):
 def test_a_precision_that_is_too_coarse_is_refused(tmp_path):
     x = np.array([[1e-3, 2e-3, 3e-3, 4e-3]], np.float32)
     reference, here, path = exported(Shifted(), "bf16", tmp_path, x)
-    text = r"the small graph in bf16 differs from the model in 'y': .* tolerance 5e-02; .* Export with --precision fp32"
+    text = r"the small graph in bf16 differs from the model in 'y': .* tolerance 5e-02; .* Export with precision fp32"
     with pytest.raises(ParityError, match=text):
         check_parity(reference, here, path)
 

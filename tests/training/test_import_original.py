@@ -107,7 +107,7 @@ def test_a_clip_gives_its_rate_and_its_hash(imported, released, clip_path):
 def test_a_pickled_checkpoint_needs_the_flag(imported, released, tmp_path):
     (tmp_path / "pickled").mkdir()
     torch.save(weights_of(released), tmp_path / "pickled" / "diffusion_pytorch_model.bin")
-    with pytest.raises(PickledWeightsError, match=r"model.bin is pickled; .* allow it with --allow-pickle"):
+    with pytest.raises(PickledWeightsError, match=r"model.bin is pickled; .* allow it with allow_pickle"):
         imported(tmp_path / "pickled")
     run = imported(tmp_path / "pickled", allow_pickle=True)
     state = weights_of(released)

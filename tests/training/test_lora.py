@@ -43,7 +43,7 @@ def kohya_format(path, make_lora):
 
 
 def first_format(path):
-    """Of the U-Net's attention alone, without a prefix."""
+    """A LoRA of the U-Net's attention alone, without a prefix."""
     names = {
         "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q": (64, 64),
         "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_out": (64, 64),
@@ -276,7 +276,7 @@ def test_a_pickled_lora_needs_the_flag(family, make_lora, tmp_path):
     path = make_lora(tmp_path / "lora.safetensors")
     pickled = tmp_path / "lora.bin"
     torch.save(load_file(path), pickled)
-    with pytest.raises(PickledWeightsError, match=r"the LoRA .*lora.bin is pickled; .* allow it with --allow-pickle"):
+    with pytest.raises(PickledWeightsError, match=r"the LoRA .*lora.bin is pickled; .* allow it with allow_pickle"):
         PretrainedBase(family("sd1"), loras=[pickled])
     allowed = PretrainedBase(family("sd1"), loras=[pickled], allow_pickle=True).load_unet().state_dict()
     expected = PretrainedBase(family("sd1"), loras=[path]).load_unet().state_dict()

@@ -105,7 +105,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(config, tmp_path):
 def test_resuming_with_other_settings_is_refused(config):
     with pytest.raises(KeyboardInterrupt):
         tune(config, callback=stop_after(2))
-    with pytest.raises(ConfigError, match=r"learning_rate \(was 0.001, is 0.01\); start anew with --overwrite"):
+    with pytest.raises(ConfigError, match=r"learning_rate \(was 0.001, is 0.01\); start anew with overwrite"):
         tune(config.replace(learning_rate=0.01), resume=True)
 
 
@@ -129,14 +129,14 @@ def test_resuming_a_finished_run_with_other_settings_is_refused(config):
 def test_an_unfinished_run_is_not_thrown_away_unasked(config, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tune(config, callback=stop_after(2))
-    with pytest.raises(OutputError, match=r"is there; continue it with --resume, or start anew with --overwrite"):
+    with pytest.raises(OutputError, match=r"is there; continue it with resume, or start anew with overwrite"):
         tune(config)
     assert tune(config, overwrite=True).config == config
     assert hidden(tmp_path) == ["run"]
 
 
 def test_a_device_that_is_not_there_is_refused(config):
-    with pytest.raises(ConfigError, match=r"the device 'nonsense' cannot be used here: .*; leave --device out"):
+    with pytest.raises(ConfigError, match=r"the device 'nonsense' cannot be used here: .*; leave device out"):
         tune(config, device="nonsense")
 
 
@@ -167,9 +167,7 @@ def test_a_nan_in_the_loss_stops_with_the_step_and_what_to_try(config, tmp_path,
         return noisy, target * float("nan") if step == 3 else target, timestep
 
     monkeypatch.setattr(Tuner, "draw", poisoned)
-    with pytest.raises(
-        NonFiniteLossError, match=r"the loss is nan at step 4; try a lower --learning-rate \(now 0.001\)"
-    ):
+    with pytest.raises(NonFiniteLossError, match=r"the loss is nan at step 4; try a lower learning_rate \(now 0.001\)"):
         tune(config)
     assert not (tmp_path / "run").exists()
 
@@ -195,7 +193,7 @@ def test_bf16_keeps_tuned_weights_in_float32(config):
 
 
 def test_fp16_on_a_cpu_is_refused(config):
-    with pytest.raises(ConfigError, match="fp16 tuning needs a GPU; on a CPU choose --mixed-precision no or bf16"):
+    with pytest.raises(ConfigError, match="fp16 tuning needs a GPU; on a CPU choose mixed_precision no or bf16"):
         tune(config.replace(mixed_precision="fp16"), device="cpu")
 
 

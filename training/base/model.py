@@ -111,7 +111,7 @@ class PretrainedBase:
         if (folder := self.tokenizer_folder) is None:
             raise BaseModelError(
                 f"the checkpoint {self.path} has no tokenizer, and there is none in a folder 'tokenizer' beside it or "
-                "in the Hugging Face cache; give --tokenizer FOLDER: the folder 'tokenizer' of any Stable Diffusion "
+                "in the Hugging Face cache; give one as tokenizer: the folder 'tokenizer' of any Stable Diffusion "
                 "model in the diffusers layout will do"
             )
         if not any((folder / name).is_file() for name in (VOCABULARY, WHOLE_TOKENIZER)):

@@ -97,7 +97,7 @@ class BaseCounts:
             parameter.grad = None
         calls = functools.partial(CallCounter, scores=0, amp=amp, device=device)
         if checkpointing:
-            # As model.enable_gradient_checkpointing(), but with the calls seen when they are repeated, too.
+            # As model.enable_gradient_checkpointing(), but the calls are also seen when they are repeated.
             again = functools.partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), calls()))
             model.image_unet.enable_gradient_checkpointing(again)
         sample = self._video(1, f, height, width, amp or torch.float32)

@@ -87,7 +87,7 @@ def plan_memory(
     mixed_precision = mixed_precision or default_mixed_precision(device)
     check_choice("mixed_precision", mixed_precision, MixedPrecision)
     if mixed_precision == "fp16" and device == "cpu":
-        raise ConfigError("fp16 tuning needs a GPU; on a CPU choose --mixed-precision no or bf16")
+        raise ConfigError("fp16 tuning needs a GPU; on a CPU choose mixed_precision no or bf16")
     setting = Setting(
         num_frames=num_frames,
         height=height,
@@ -102,7 +102,7 @@ def plan_memory(
     stages: list[Stage] = ["tune", "export", "build", "invert", "sample", "edit"]
     if not planner.can_edit(setting):
         stages = ["tune", "export", "build"]
-        notes.append("ONNX Runtime has no bf16 on the CPU: edit on a GPU, or export with --precision fp32")
+        notes.append("ONNX Runtime has no bf16 on the CPU: edit on a GPU, or export with precision fp32")
     return MemoryPlan(
         base=found.name if found.commit else str(found.path),
         stages=tuple(planner.stage(stage, setting) for stage in stages),
