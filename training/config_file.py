@@ -52,7 +52,7 @@ INSTEAD = {
     "validation_data": "tuning does not edit; use tav export and then tav edit",
     "validation_steps": "tuning does not edit; use tav export and then tav edit",
     "trainable_modules": "only attn1.to_q, attn2.to_q and attn_temp are tuned",
-    "mixed_precision": "chosen for the device; mixed_precision sets it",
+    "mixed_precision": "chosen for the device, unless it is given beside this file",
     "resume_from_checkpoint": "use resume",
     "train_batch_size": "one clip per step",
     "gradient_accumulation_steps": "one clip per step",
