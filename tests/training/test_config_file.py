@@ -64,7 +64,7 @@ def test_each_key_that_cannot_be_honoured_is_named_once_with_the_reason(tmp_path
         "validation_data.prompts, validation_data.video_length, validation_data.num_inv_steps, validation_steps are "
         "not honoured: tuning does not edit; use tav export and then tav edit",
         "mixed_precision is not honoured: chosen for the device, unless it is given beside this file",
-        "the defaults differ from the released code's formulas; --preset original computes those",
+        "the defaults differ from the released code's formulas; preset original computes those",
     ]
 
 
