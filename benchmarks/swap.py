@@ -3,7 +3,7 @@
     python -m benchmarks.swap --work WORK --size full --json swap.json
 
 WORK is a folder of ``benchmarks.full_size``; what is missing in it (base, run, bundle) is made. A second run is made
-by changing the first one's tuned tensors. Then, in a process each:
+by changing the first one's tuned weights. Then, in a process each:
 
 ``export``  ``tav export RUN --bundle BUNDLE``: the whole command, imports included
 ``load``    a cold process to the first result of the U-Net
@@ -37,7 +37,7 @@ ENGINE = "onnxruntime-cpu"
 
 
 def make_other_run(work: Path) -> None:
-    """A second finished run: the first one's tuned tensors, each a little longer."""
+    """A second finished run: the first one's tuned weights, each a little longer."""
     from safetensors.numpy import load_file, save_file
 
     from tav_sdk.files import sha256_of
@@ -45,10 +45,10 @@ def make_other_run(work: Path) -> None:
     folder = work / OTHER_RUN
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    delta = folder / "delta.safetensors"
-    save_file({name: tensor * 1.5 for name, tensor in load_file(work / RUN / delta.name).items()}, delta)
+    tuned = folder / "tuned.safetensors"
+    save_file({name: tensor * 1.5 for name, tensor in load_file(work / RUN / tuned.name).items()}, tuned)
     record = json.loads((work / RUN / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(record | {"delta_sha256": sha256_of(delta)}))
+    (folder / "run.json").write_text(json.dumps(record | {"tuned_sha256": sha256_of(tuned)}))
 
 
 def export(work: Path, rounds: int) -> dict[str, Any]:

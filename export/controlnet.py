@@ -160,8 +160,8 @@ def _load(source: Path, *, allow_pickle: bool) -> ControlNetModel:
         if not allow_pickle:
             raise PickledWeightsError(
                 f"the ControlNet {source} has only pickled weights ({', '.join(pickled)}); reading a pickle can run "
-                "code. Convert it to .safetensors, or, if you trust it, allow it with --allow-pickle "
-                "(allow_pickle=True), which reads tensors only (weights_only)"
+                "code. Convert it to .safetensors, or, if you trust it, allow it with allow_pickle, "
+                "which reads tensors only (weights_only)"
             )
     with reading(f"the ControlNet {source}"):
         model: Any = ControlNetModel.from_pretrained(

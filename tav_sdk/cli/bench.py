@@ -63,16 +63,12 @@ def bench(
       tav bench bundles/skiing --run runs/skiing --against bench.json
     """
     from tav_sdk.bundle.bundle import Bundle
+    from tav_sdk.export.bench.candidates import Candidates
+    from tav_sdk.export.bench.compare import changes, check_comparable
     from tav_sdk.export.bench.measure import machine
-    from tav_sdk.export.bench.steps import (
-        Candidates,
-        changes,
-        check_comparable,
-        report_edits,
-        report_steps,
-        time_edits,
-        time_steps,
-    )
+    from tav_sdk.export.bench.processes import time_edits
+    from tav_sdk.export.bench.report import report_edits, report_steps
+    from tav_sdk.export.bench.steps import time_steps
     from tav_sdk.files import check_new_file, write_text
 
     former = None if against is None else _read(against)

@@ -43,10 +43,10 @@ def pipeline(tiny_bundle):
 @pytest.fixture(scope="module")
 def one_pass(tiny_run):
     """The inflated U-Net over all frames at once, in PyTorch."""
-    from tav_sdk.training.base.model import PretrainedBase
+    from tav_sdk.training.run_base import base_of_run
 
     run = load_run(tiny_run)
-    unet = inflate(PretrainedBase.of_run(run).load_unet(), run.config.inflation, WINDOW).eval()
+    unet = inflate(base_of_run(run).load_unet(), run.config.inflation, WINDOW).eval()
     load_tuned_weights(unet, run.tuned_path)
 
     @torch.no_grad()
