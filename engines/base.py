@@ -70,23 +70,13 @@ class Weights:
     tensors: Mapping[str, np.ndarray] = field(repr=False)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineStatus:
-    """Whether an engine works on this machine.
-
-    Attributes:
-        engine: its name, such as ``onnxruntime-cpu``.
-        runs: whether it can run a graph here.
-        builds: whether it can build a graph here, which needs no GPU for TensorRT for RTX.
-        detail: versions and device, or why it does not run.
-        fix: what to install or change so that it runs; empty if it does.
-    """
-
-    engine: str
-    runs: bool
-    builds: bool
-    detail: str
-    fix: str = ""
+_REMEDIES = {
+    "fp32": "check the input for extreme values, or export the bundle again from a run that converged",
+    "fp16": "its numbers may be too large for half precision: export the bundle again in precision bf16 or fp32",
+    "bf16": "export the bundle again in precision fp32",
+    "int8": "export the bundle again in precision fp32",
+}
+"""What to do about NaN or infinity, by the graph's precision."""
 
 
 class Engine(ABC):
@@ -150,7 +140,7 @@ class Engine(ABC):
                 raise NonFiniteOutputError(
                     f"the {self.name} engine ({self.backend}, {self.precision}) returned NaN or infinity in {name!r}"
                     + (f" at {', '.join(scalars)}; " if scalars else "; ")
-                    + _REMEDY.get(self.precision, _REMEDY["fp32"])
+                    + _REMEDIES.get(self.precision, _REMEDIES["fp32"])
                 )
         return results
 
@@ -175,14 +165,6 @@ class Engine(ABC):
     @abstractmethod
     def _close(self) -> None:
         """Release what the backend holds."""
-
-
-_REMEDY = {
-    "fp32": "check the input for extreme values, or export the bundle again from a run that converged",
-    "fp16": "its numbers may be too large for half precision: export the bundle again with --precision bf16 or fp32",
-    "bf16": "export the bundle again with --precision fp32",
-    "int8": "export the bundle again with --precision fp32",
-}
 
 
 def check_weights(graph: str, specs: Sequence[TensorSpec], weights: Weights) -> None:

@@ -100,7 +100,7 @@ def test_a_closed_engine_does_not_run(engine):
 
 @pytest.mark.parametrize(
     ("precision", "remedy"),
-    [("fp16", "export the bundle again with --precision bf16 or fp32"), ("int8", "again with --precision fp32")],
+    [("fp16", "export the bundle again in precision bf16 or fp32"), ("int8", "again in precision fp32")],
 )
 def test_what_is_not_finite_names_a_precision_to_try(precision, remedy):
     engine = Doubling("unet", [VIDEO, STATES, TIME], [TensorSpec("out", "float32", VIDEO.shape)], precision=precision)

@@ -9,11 +9,11 @@ import pytest
 from tav_sdk.cache.store import Cache
 from tav_sdk.engines import Graph, TensorSpec
 from tav_sdk.engines.trt import build as trt_build
-from tav_sdk.engines.trt import cuda
-from tav_sdk.engines.trt import plan as trt_plan
+from tav_sdk.engines.trt import cuda, plan_cache
 from tav_sdk.engines.trt.api import Flavour, load
-from tav_sdk.engines.trt.build import BuildOptions, build_plan, profiles_of
-from tav_sdk.engines.trt.plan import PLAN_FILE, find_plan, has_plan, make_plan, plan_facts
+from tav_sdk.engines.trt.build import BuildOptions, build_plan
+from tav_sdk.engines.trt.plan_cache import PLAN_FILE, find_plan, has_plan, make_plan, plan_facts
+from tav_sdk.engines.trt.profiles import profiles_of
 from tav_sdk.errors import EngineError, InputError, OutputError
 
 RTX = "tensorrt-rtx"
@@ -291,7 +291,7 @@ def test_a_plan_for_this_gpu_is_found_and_one_for_another_is_not(
     graph, cache, quick, monkeypatch, built, capability, found
 ):
     make_plan(graph, RTX, options=BuildOptions(compute_capabilities=built, optimization_level=5), cache=cache)
-    monkeypatch.setattr(trt_plan, "_capability", lambda: capability)
+    monkeypatch.setattr(plan_cache, "_capability", lambda: capability)
     assert has_plan(graph, RTX, cache=cache) is found
     assert (find_plan(graph, RTX, cache=cache) is not None) is found
 
@@ -299,7 +299,7 @@ def test_a_plan_for_this_gpu_is_found_and_one_for_another_is_not(
 def test_a_plan_for_this_gpu_alone_comes_first(graph, cache, quick, monkeypatch):
     orders = [("8.9",), ("8.6", "8.9"), ("8.6",), ()]
     plans = [make_plan(graph, RTX, options=BuildOptions(compute_capabilities=order), cache=cache) for order in orders]
-    monkeypatch.setattr(trt_plan, "_capability", lambda: "8.9")
+    monkeypatch.setattr(plan_cache, "_capability", lambda: "8.9")
     for plan in (plans[0], plans[1], plans[3]):
         assert find_plan(graph, RTX, cache=cache) == plan
         cache.remove(plan.parent.name)
