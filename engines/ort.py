@@ -12,6 +12,7 @@ import numpy as np
 from tav_sdk.engines.backend import INT8, NOT_BUILT, Backend, EngineStatus, Obstacle, refuse_build_options
 from tav_sdk.engines.base import Engine, Graph, Weights
 from tav_sdk.engines.ort_device import DeviceRunner
+from tav_sdk.engines.ort_placement import RECORD, has_compute_on_cpu, warn_of_cpu
 from tav_sdk.errors import EngineError
 
 CPU = "onnxruntime-cpu"
@@ -124,13 +125,19 @@ def _open_session(graph: Graph, engine: str, num_threads: int | None) -> tuple[A
     options.intra_op_num_threads = num_threads or int(os.environ.get("TAV_NUM_THREADS", "0"))
     provider = PROVIDERS[engine]
     rest = [] if engine == CPU else ["CPUExecutionProvider"]
+    partly_on_cpu = False
     if engine == "onnxruntime-cuda":
+        options.add_session_config_entry(RECORD, "1")
         try:
             recording = (provider, {"enable_cuda_graph": "1"})
             return onnxruntime.InferenceSession(str(graph.path), options, providers=[recording, *rest]), True
         except Exception as error:  # noqa: BLE001  a node that has to run on the CPU cannot be recorded
+            partly_on_cpu = has_compute_on_cpu(error)
             _log.info("the %s graph runs without CUDA graphs: %s", graph.name, error)
     try:
-        return onnxruntime.InferenceSession(str(graph.path), options, providers=[provider, *rest]), False
+        session = onnxruntime.InferenceSession(str(graph.path), options, providers=[provider, *rest])
     except Exception as error:  # ONNX Runtime's errors have no common base but Exception
         raise EngineError(f"ONNX Runtime cannot load the {graph.name} graph {graph.path}: {error}") from error
+    if partly_on_cpu:
+        warn_of_cpu(graph.name, session)
+    return session, False
