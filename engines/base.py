@@ -109,13 +109,16 @@ class Engine(ABC):
         self._closed = False
         self._checked_weights: str | None = None
 
-    def run(self, feeds: Mapping[str, np.ndarray], weights: Weights | None = None) -> dict[str, np.ndarray]:
+    def run(
+        self, feeds: Mapping[str, np.ndarray], weights: Weights | None = None, *, check_finite: bool = True
+    ) -> dict[str, np.ndarray]:
         """Run the graph once; threads may share an engine.
 
         Args:
             feeds: an array for every input, of its dtype and shape.
             weights: the tuned weights to run with; by default those that the graph was exported with, where the engine
                 has them: a plan of TensorRT holds none.
+            check_finite: whether NaN or infinity in an output is an error; it is returned otherwise.
 
         Returns:
             An array for every output, by name.
@@ -133,7 +136,7 @@ class Engine(ABC):
             self._checked_weights = weights.key
         # Not ascontiguousarray, which would give a 0-dimensional timestep an axis.
         results = self._run({spec.name: np.asarray(feeds[spec.name], order="C") for spec in self.inputs}, weights)
-        for name, array in results.items():
+        for name, array in results.items() if check_finite else ():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 # Such as the timestep.
                 scalars = [f"{spec.name} {feeds[spec.name]}" for spec in self.inputs if feeds[spec.name].ndim == 0]

@@ -110,3 +110,10 @@ def test_what_is_not_finite_names_a_precision_to_try(precision, remedy):
         NonFiniteOutputError, match=rf"doubling, {precision}\) returned NaN .* at timestep 5; .*{remedy}"
     ):
         engine.run(given)
+
+
+def test_what_is_not_finite_is_returned_on_request(engine):
+    engine.factor = np.float32(np.nan)
+    assert np.isnan(engine.run(feeds(), check_finite=False)["out"]).all()
+    with pytest.raises(NonFiniteOutputError):
+        engine.run(feeds())

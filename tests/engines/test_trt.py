@@ -66,6 +66,8 @@ class FakeCuda:
         self.copies = self.launches = 0
         self.failing = ""
         self.recordable = True
+        self.names = ["x", "step", "w", "y"]
+        self.contexts = []
 
     def make(self, what, value):
         handle = id(value) if what != "memory" else ctypes.addressof(value)
@@ -180,20 +182,19 @@ class FakeContext:
 def gpu(monkeypatch):
     """A GPU of the test's own, and TensorRT to go with it."""
     gpu = FakeCuda()
-    gpu.names = ["x", "step", "w", "y"]
-    gpu.contexts = []
     plan = SimpleNamespace(num_optimization_profiles=2)
     plan.get_tensor_name = lambda index: gpu.names[index]
     plan.num_io_tensors = len(gpu.names)
     runtime = SimpleNamespace(deserialize_cuda_engine=lambda data: plan if data[:] == b"plan" else None)
 
-    class Log(list):
-        logger = None
-
+    class Log(api.Log):
         def __str__(self):
             return "so says TensorRT"
 
-    module = SimpleNamespace(__version__="11.4", Runtime=lambda logger: runtime)
+    class Logger:
+        Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=2)
+
+    module = SimpleNamespace(__version__="11.4", Runtime=lambda logger: runtime, ILogger=Logger)
 
     class FakeFlavour(Flavour):
         def create_context(self, engine):
@@ -202,7 +203,7 @@ def gpu(monkeypatch):
 
     monkeypatch.setattr(cuda, "runtime", lambda: gpu)
     monkeypatch.setattr(cuda, "device", lambda: cuda.Device("GPU", "8.9"))
-    monkeypatch.setattr(trt, "load", lambda engine: FakeFlavour(engine, module, Log()))
+    monkeypatch.setattr(trt, "load", lambda engine: FakeFlavour(engine, module, Log(module)))
     return gpu
 
 
@@ -465,6 +466,7 @@ def test_a_graph_without_a_key_leaves_no_plan(graph, built):
 def test_building_ahead_serves_opening(graph, built):
     keyed = replace(graph, key="d" * 64)
     path = BACKEND.build(keyed, "tensorrt", optimization_level=5)
+    assert path is not None
     assert path.read_bytes() == b"plan"
     assert BACKEND.obstacle(keyed, "tensorrt") is None
     BACKEND.open(keyed, "tensorrt").close()
