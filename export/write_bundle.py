@@ -9,7 +9,7 @@ from pathlib import Path
 from tav_sdk.bundle.graph_folder import file_entries
 from tav_sdk.bundle.layout import FORMAT_VERSION, SCHEDULER, TOKENIZER
 from tav_sdk.bundle.manifest import GraphEntry, Manifest, write_manifest
-from tav_sdk.export.clip_bundle import provenance
+from tav_sdk.export.clip_bundle import provenance, told
 from tav_sdk.export.graph_exporter import GraphExporter
 from tav_sdk.export.options import ExportOptions
 from tav_sdk.export.quality import QUALITY_TOLERANCES, check_edit_quality
@@ -99,4 +99,5 @@ def _manifest(
         graphs=entries,
         files=file_entries(folder),
         provenance=provenance(run),
+        **told(run),
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tav_sdk.bundle.bundle import Bundle
 from tav_sdk.bundle.layout import UNET
-from tav_sdk.engines.select import available_engines, choose_engine, open_engine, why_not
+from tav_sdk.engines.select import available_engines, choose_engine, obstacle, open_engine
 from tav_sdk.errors import EngineError, InputError
 from tav_sdk.export.bench.measure import progress
 
@@ -40,7 +40,7 @@ class Candidates:
                 choose_engine(name, [graph])
             self.engines = list(dict.fromkeys(engines))
         else:
-            self.engines = [name for name in available_engines() if not why_not(graph, name)]
+            self.engines = [name for name in available_engines() if obstacle(graph, name) is None]
         if not self.engines:
             raise EngineError(f"no engine that works here runs the bundle {bundle.folder}; tav doctor says why")
         self.peers: tuple[str, ...] = ()
