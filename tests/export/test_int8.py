@@ -7,8 +7,6 @@ import numpy as np
 import onnx
 import pytest
 
-pytest.importorskip("diffusers")
-
 from tav_sdk.bundle import TUNED_FILE, UNET, UNTUNED_FILE, WEIGHTS_FILE, WINDOWED_FILE, Bundle
 from tav_sdk.engines import open_engine
 from tav_sdk.errors import CancelledError

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("diffusers")
-
 from tav_sdk.bundle import UNET, WEIGHTS_FILE, Bundle, file_entries
 from tav_sdk.errors import CancelledError, ParityError, QualityError
 from tav_sdk.export import export_bundle
