@@ -26,10 +26,11 @@ PROVIDERS = {
 
 _log = logging.getLogger(__name__)
 _NO_BF16 = Obstacle(reason="has no bfloat16 kernels", fits=False, fix="choose openvino-cpu, or an engine on a GPU")
+_GPU = 'pip install "tav-sdk[gpu]", then pip install --force-reinstall --no-deps onnxruntime-gpu'
 _FIXES = {
-    "onnxruntime-tensorrt": "Needs onnxruntime-gpu in place of onnxruntime, TensorRT's libraries and an NVIDIA GPU.",
+    "onnxruntime-tensorrt": f"{_GPU}. It needs TensorRT's libraries and an NVIDIA GPU as well.",
     "onnxruntime-tensorrt-rtx": "Needs a build of ONNX Runtime with the NvTensorRtRtx provider and an RTX GPU.",
-    "onnxruntime-cuda": "In place of onnxruntime: pip install onnxruntime-gpu; it needs an NVIDIA GPU and its driver.",
+    "onnxruntime-cuda": f"{_GPU}. It needs an NVIDIA GPU and its driver.",
     CPU: "pip install onnxruntime",
 }
 
@@ -124,6 +125,8 @@ def _open_session(graph: Graph, engine: str, num_threads: int | None) -> tuple[A
     # 0 lets ONNX Runtime choose.
     options.intra_op_num_threads = num_threads or int(os.environ.get("TAV_NUM_THREADS", "0"))
     provider = PROVIDERS[engine]
+    if engine != CPU:
+        _load_cuda_libraries(onnxruntime)
     rest = [] if engine == CPU else ["CPUExecutionProvider"]
     partly_on_cpu = False
     if engine == "onnxruntime-cuda":
@@ -141,3 +144,13 @@ def _open_session(graph: Graph, engine: str, num_threads: int | None) -> tuple[A
     if partly_on_cpu:
         warn_of_cpu(graph.name, session)
     return session, False
+
+
+def _load_cuda_libraries(onnxruntime: Any) -> None:
+    """Load CUDA and cuDNN from the packages that the extra ``gpu`` installs; without them the system's are used."""
+    try:
+        installed = importlib.util.find_spec("nvidia.cudnn") is not None
+    except ModuleNotFoundError:
+        installed = False
+    if installed and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()

@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import onnx
 import pytest
 
 from tav_sdk.engines import (
@@ -14,8 +15,6 @@ from tav_sdk.engines import (
     select,
 )
 from tav_sdk.errors import EngineError, InputError
-
-onnx = pytest.importorskip("onnx")
 
 INPUTS = (TensorSpec("x", "float32", ("batch", 3)),)
 OUTPUTS = (TensorSpec("y", "float32", ("batch", 3)),)

@@ -10,10 +10,10 @@ import pytest
 
 from tav_sdk.cache.store import Cache
 from tav_sdk.engines import Graph, TensorSpec
-from tav_sdk.engines.trt import build as trt_build
-from tav_sdk.engines.trt import cuda, plan_cache
 from tav_sdk.engines.trt.api import Flavour, Log, load
 from tav_sdk.engines.trt.build import BuildOptions, build_plan
+from tav_sdk.engines.trt.engine import build as trt_build
+from tav_sdk.engines.trt.engine import cuda, plan_cache
 from tav_sdk.engines.trt.plan_cache import PLAN_FILE, find_plan, has_plan, make_plan, plan_facts
 from tav_sdk.engines.trt.profiles import profiles_of
 from tav_sdk.errors import EngineError, InputError, OutputError
@@ -47,7 +47,6 @@ def graph_of(**changes):
 @pytest.fixture(scope="session")
 def graph(rtx, attention):
     """A real export; see the fixture."""
-    pytest.importorskip("polygraphy")
     return replace(attention[0], key="b" * 64)
 
 
@@ -104,7 +103,7 @@ def test_a_build_says_nothing(graph, tmp_path, capfd):
 
 
 def test_profiles_share_the_weights(rtx, tmp_path):
-    onnx = pytest.importorskip("onnx")
+    import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     width = 1024
