@@ -9,7 +9,8 @@ from PIL import Image
 import tav_sdk
 from tav_sdk.bundle.bundle import Bundle
 from tav_sdk.errors import CheckpointError, InputError, PromptError, VideoError
-from tav_sdk.training import TuneConfig, compare_snapshots, export_clip, load_run, tune
+from tav_sdk.export import export_clip
+from tav_sdk.training import TuneConfig, compare_snapshots, load_run, tune
 
 CAPTION = "a red square is moving over the meadow"
 FEW = {"num_inference_steps": 2, "guidance_scale": 4.0}
