@@ -33,7 +33,7 @@ import torch
 from PIL import Image
 
 from benchmarks import interleave, progress, spread, table, write_json
-from benchmarks.doc_tables import ABLATION_TIME, ablation_scores
+from benchmarks.edit_tables import ABLATION_TIME, ablation_scores
 from benchmarks.pocket_editing import INVERT_WITH, NUM_FRAMES, SIZE, ClipEditor, Edit, edits_of, settings_of
 from benchmarks.pocket_judge import Judge
 from tav_sdk.diffusion.sampling import draw_noise

@@ -9,10 +9,21 @@ pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from benchmarks import long_video
+from tav_sdk.errors import BaseModelError
 from tav_sdk.pocket import FOLDER
+from tav_sdk.training.pocket.subjects import find_font
 from tav_sdk.video.clip import read_video
 
 needs_pocket = pytest.mark.skipif(not (FOLDER / "unet").is_dir(), reason="the base is not in the package folder")
+
+
+@pytest.fixture
+def font():
+    """The long clips are rendered from the emoji font; without it these tests are skipped."""
+    try:
+        find_font()
+    except BaseModelError as error:
+        pytest.skip(str(error))
 
 
 def test_seams_are_told_from_the_rest():
@@ -23,9 +34,10 @@ def test_seams_are_told_from_the_rest():
     found = long_video.seams(frames, 4)
     assert found["at"] == pytest.approx((30 + 20) / 2)
     assert found["elsewhere"] == pytest.approx((3 + 3) / 9)
+    assert found["ratio"] == pytest.approx(25 * 9 / 6)
 
 
-def test_the_long_clip_goes_to_and_fro(tmp_path):
+def test_the_long_clip_goes_to_and_fro(tmp_path, font):
     centers = long_video.long_clip(24, tmp_path / "clip.mp4")
     assert read_video(tmp_path / "clip.mp4").num_frames == len(centers) == 24
     assert (np.diff(centers[:11, 0]) > 0).all()
@@ -34,7 +46,7 @@ def test_the_long_clip_goes_to_and_fro(tmp_path):
 
 @needs_pocket
 @pytest.mark.slow
-def test_cost_is_measured(tmp_path, capsys):
+def test_cost_is_measured(tmp_path, capsys, font):
     how = ["--part", "cost", "--num-train-steps", "2", "--lengths", "8", "16", "--steps", "1", "--rounds", "1"]
     long_video.main(["--out", str(tmp_path), *how])
     cost = json.loads((tmp_path / "long_video.json").read_text())["cost"]

@@ -1,5 +1,8 @@
 """The SDK's pipeline on PyTorch modules: edits by a base and an inflated U-Net that were never exported."""
 
+# diffusers annotates loosely:
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
 from __future__ import annotations
 
 import contextlib
