@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+DRAWINGS = ROOT / "training" / "pocket" / "drawings"
 LINKS = ("engines", "export", "training")
 
 FRAMEWORKS = {"accelerate", "diffusers", "onnx", "onnxscript", "torch", "transformers"}
@@ -49,6 +50,15 @@ def test_wheel_holds_one_package_and_no_links(wheel: Path) -> None:
     entries = zipfile.ZipFile(wheel).infolist()
     assert {entry.filename.split("/")[0].partition("-")[0] for entry in entries} == {"tav_sdk"}
     assert [entry.filename for entry in entries if (entry.external_attr >> 16) & 0o170000 == 0o120000] == []
+
+
+def test_wheel_holds_the_drawings_and_their_licence(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    drawings = {f"tav_sdk/training/pocket/drawings/{path.name}" for path in DRAWINGS.iterdir()}
+    assert len(drawings) >= 12
+    assert drawings <= names
+    licences = {name.partition(".dist-info/licenses/")[2] for name in names if ".dist-info/licenses/" in name}
+    assert licences == {"LICENSE", "tav_sdk/training/pocket/drawings/OFL.txt"}
 
 
 def test_wheel_holds_the_typing_marker(wheel: Path) -> None:

@@ -1,25 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from tav_sdk.errors import BaseModelError
 from tav_sdk.training.pocket.config import SMALL, TrainingSetting
-from tav_sdk.training.pocket.subjects import find_font
-
-
-@pytest.fixture(scope="session", autouse=True)
-def font() -> Path:
-    """Pictures need the emoji font; without it these tests are skipped."""
-    try:
-        return find_font()
-    except BaseModelError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from tav_sdk.errors import BaseModelError
 from tav_sdk.training.pocket.backgrounds import BACKGROUNDS
 from tav_sdk.training.pocket.styles import STYLES
-from tav_sdk.training.pocket.subjects import FONT_ENVIRONMENT, find_font
 from tav_sdk.training.pocket.world import sample, subject_center
 
 
@@ -40,9 +37,3 @@ def test_the_subject_lies_inside_the_picture():
     centers = np.asarray([subject_center(sample(6, index, 8).scene) for index in range(100)])
     assert centers.min() > 0.1
     assert centers.max() < 0.9
-
-
-def test_a_missing_font_is_named_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv(FONT_ENVIRONMENT, "/nowhere/NotoColorEmoji.ttf")
-    with pytest.raises(BaseModelError, match=r"not found at TAV_EMOJI_FONT=/nowhere.*fonts-noto-color-emoji"):
-        find_font()
