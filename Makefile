@@ -59,10 +59,10 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt constraints-cpu.txt
 	fi; \
 	constraints='-c constraints.txt -c constraints-cpu.txt'; \
 	if nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then constraints='-c constraints.txt'; fi; \
-	echo 'installing into $(VENV): about a minute'; \
+	echo 'installing into $(VENV): some minutes'; \
 	set -x; \
 	"$(BIN)/python" -m pip install -q $$constraints $(TORCH_ARGS) 'torch>=2.13'; \
-	"$(BIN)/python" -m pip install -q $$constraints -e '.[training,export,dev]'
+	"$(BIN)/python" -m pip install -q $$constraints -e '.[all,dev]'
 	@touch $@
 
 lint: setup  ## format and lint (ruff), types (pyright), import contracts
