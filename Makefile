@@ -62,7 +62,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt constraints-cpu.txt
 	echo 'installing into $(VENV): some minutes'; \
 	set -x; \
 	"$(BIN)/python" -m pip install -q $$constraints $(TORCH_ARGS) 'torch>=2.13'; \
-	"$(BIN)/python" -m pip install -q $$constraints -e '.[all,dev]'
+	"$(BIN)/python" -m pip install -q $$constraints -e '.[dev]'
 	@touch $@
 
 lint: setup  ## format and lint (ruff), types (pyright), import contracts

@@ -20,10 +20,11 @@ PROVIDERS = {
     "onnxruntime-cpu": "CPUExecutionProvider",
 }
 _log = logging.getLogger(__name__)
+_GPU = 'pip install "tav-sdk[gpu]", then pip install --force-reinstall --no-deps onnxruntime-gpu'
 _FIXES = {
-    "onnxruntime-tensorrt": "Needs onnxruntime-gpu in place of onnxruntime, TensorRT's libraries and an NVIDIA GPU.",
+    "onnxruntime-tensorrt": f"{_GPU}. It needs TensorRT's libraries and an NVIDIA GPU as well.",
     "onnxruntime-tensorrt-rtx": "Needs a build of ONNX Runtime with the NvTensorRtRtx provider and an RTX GPU.",
-    "onnxruntime-cuda": "In place of onnxruntime: pip install onnxruntime-gpu; it needs an NVIDIA GPU and its driver.",
+    "onnxruntime-cuda": f"{_GPU}. It needs an NVIDIA GPU and its driver.",
     "onnxruntime-cpu": "pip install onnxruntime",
 }
 
@@ -120,6 +121,8 @@ def _open_session(graph: Graph, engine: str, num_threads: int | None) -> tuple[A
     # 0 lets ONNX Runtime choose.
     options.intra_op_num_threads = num_threads or int(os.environ.get("TAV_NUM_THREADS", "0"))
     provider = PROVIDERS[engine]
+    if engine != "onnxruntime-cpu":
+        _load_cuda_libraries(onnxruntime)
     rest = [] if engine == "onnxruntime-cpu" else ["CPUExecutionProvider"]
     if engine == "onnxruntime-cuda":
         try:
@@ -131,3 +134,13 @@ def _open_session(graph: Graph, engine: str, num_threads: int | None) -> tuple[A
         return onnxruntime.InferenceSession(str(graph.path), options, providers=[provider, *rest]), False
     except Exception as error:  # ONNX Runtime's errors have no common base but Exception
         raise EngineError(f"ONNX Runtime cannot load the {graph.name} graph {graph.path}: {error}") from error
+
+
+def _load_cuda_libraries(onnxruntime: Any) -> None:
+    """Load CUDA and cuDNN from the packages that the extra ``gpu`` installs; without them the system's are used."""
+    try:
+        installed = importlib.util.find_spec("nvidia.cudnn") is not None
+    except ModuleNotFoundError:
+        installed = False
+    if installed and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()

@@ -9,10 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("torch")
-pytest.importorskip("diffusers")
-
 from PIL import Image
 
 from benchmarks import full_size, interleave, opset, plot_speed, speed, table, tune_step
@@ -39,7 +35,6 @@ RESULTS = sorted((Path(__file__).parents[1] / "benchmarks" / "results").glob("*.
 
 @pytest.mark.skipif(not RESULTS, reason="without a checkout there are no measurements")
 def test_measurements_are_drawn(tmp_path):
-    pytest.importorskip("matplotlib")
     assert any("edit" in json.loads(path.read_text()) for path in RESULTS)
     picture = tmp_path / "speed.png"
     plot_speed.main([*map(str, RESULTS), "--out", str(picture)])
@@ -69,7 +64,6 @@ def test_tune_step_refuses_loops_that_do_different_work(monkeypatch):
 
 @pytest.mark.slow
 def test_opset_measures_three_candidates(tmp_path):
-    pytest.importorskip("onnxscript")
     path = tmp_path / "result.json"
     opset.main(["--size", "tiny", "--rounds", "1", "--batch", "1", "--json", str(path)])
     result = json.loads(path.read_text())
@@ -79,7 +73,6 @@ def test_opset_measures_three_candidates(tmp_path):
 
 @pytest.mark.slow
 def test_precision_measures_every_graph(tmp_path):
-    pytest.importorskip("onnxscript")
     from benchmarks import precision
 
     path = tmp_path / "result.json"
@@ -92,7 +85,6 @@ def test_precision_measures_every_graph(tmp_path):
 
 @pytest.mark.slow
 def test_full_size_goes_the_whole_way(tmp_path, capsys):
-    pytest.importorskip("onnxscript")
     path = tmp_path / "result.json"
     work = tmp_path / "work"
     assert full_size.main(["--work", str(work), "--size", "tiny", "--clean", "--json", str(path)]) == 0

@@ -5,9 +5,6 @@ import json
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("diffusers")
-
 from benchmarks import long_video
 from tav_sdk.pocket import FOLDER
 from tav_sdk.video.clip import read_video

@@ -7,9 +7,6 @@ import json
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("diffusers")
-
 from benchmarks import ablation, control_edits, fast_edits, inversion_variants, pocket_edits, precision_edits
 from benchmarks.pocket_classifier import Verdict
 from benchmarks.pocket_editing import KINDS, body_color, edits_of
@@ -162,7 +159,6 @@ def test_inversion_variants_compares_all_and_goes_on(tmp_path, monkeypatch, caps
 @needs_pocket
 @pytest.mark.slow
 def test_control_edits_compares_edges_with_and_without_control(tmp_path, capsys):
-    pytest.importorskip("cv2")
     control_edits.main(["--out", str(tmp_path), "--clips", "1", "--edits", "1", "--num-train-steps", "2"])
     result = json.loads((tmp_path / "control_edits.json").read_text())["summary"]
     assert result["noise, 1"]["edges"] > result["noise, 0"]["edges"] + 0.1
@@ -170,7 +166,6 @@ def test_control_edits_compares_edges_with_and_without_control(tmp_path, capsys)
 
 
 def test_edges_are_compared_around_the_subject():
-    pytest.importorskip("cv2")
     maps = np.full((2, 64, 64, 3), 255, np.uint8)
     left = control_edits.near(maps, np.array([[0.2, 0.5], [0.8, 0.5]]))
     assert left[0, 32, 10].all()
@@ -182,7 +177,6 @@ def test_edges_are_compared_around_the_subject():
 @needs_pocket
 @pytest.mark.slow
 def test_fast_edits_compares_all_and_goes_on(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("openvino")
     arguments = ["--out", str(tmp_path), "--clips", "1", "--edits", "1", "--num-train-steps", "2"]
     fast_edits.main(arguments)
     result = json.loads((tmp_path / "fast_edits.json").read_text())["summary"]

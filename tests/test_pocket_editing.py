@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("diffusers")
-
 from benchmarks.pocket_editing import ClipEditor, Edit, Judge, as_unet
 from tav_sdk.pocket import sample_clip
 from tav_sdk.training import InflationOptions, PretrainedBase

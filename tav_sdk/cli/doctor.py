@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 from typing import Annotated, Any
 
 import typer
@@ -30,11 +32,16 @@ PACKAGES = (
 )
 
 
+ATTENTION_ON_CUDA = (1, 25)
+"""The first version of onnxruntime-gpu with a CUDA kernel of the operator Attention."""
+
+
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Say which engines work on this machine, and what to install for the rest.
 
     Prints each engine with what it can do here and why, the engine that auto takes, the GPU and its driver, versions,
-    and where the caches are. Nothing is installed or changed.
+    where the caches are, and whether two packages of ONNX Runtime are in each other's way. Nothing is installed or
+    changed.
 
     [bold]Examples[/]
 
@@ -65,6 +72,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = F
     plain.add_row("[bold]caches[/]", escape(facts["caches"]))
     plain.add_row("[bold]versions[/]", ", ".join(f"{name} {value}" for name, value in facts["versions"].items()))
     console.print(plain)
+    for note in facts["notes"]:
+        console.print(f"\n[bold yellow]note[/] {escape(note)}", soft_wrap=True)
 
 
 def _facts() -> dict[str, Any]:
@@ -90,7 +99,46 @@ def _facts() -> dict[str, Any]:
         f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} CPU cores",
         "caches": str(cache_root()),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "notes": [note for note in (_note_on_onnxruntime(),) if note],
     }
+
+
+def _note_on_onnxruntime() -> str:
+    """What is wrong with the packages of ONNX Runtime, of which two fill one folder; empty if nothing is."""
+    cpu, gpu = _version("onnxruntime"), _version("onnxruntime-gpu")
+    providers = _providers()
+    again = "pip install --force-reinstall --no-deps"
+    if not gpu:
+        if cpu and not providers:
+            return (
+                f"onnxruntime {cpu} is listed as installed, but cannot be used: an uninstallation of onnxruntime-gpu "
+                f"may have removed its files. Put them back: {again} onnxruntime"
+            )
+        return ""
+    names = f"onnxruntime {cpu} and onnxruntime-gpu {gpu} are both installed and fill the same folder" if cpu else ""
+    if "CUDAExecutionProvider" not in providers:
+        why = f"{names}; its files are not those of onnxruntime-gpu" if names else f"onnxruntime-gpu {gpu} is damaged"
+        return f"{why}, so there is no CUDA. Put its files back: {again} onnxruntime-gpu"
+    if tuple(int(part) for part in re.findall(r"\d+", gpu)[:2]) < ATTENTION_ON_CUDA:
+        return (
+            f"onnxruntime-gpu {gpu} runs every attention on the CPU: its CUDA kernel came with 1.25. "
+            f'Update it: {again} "onnxruntime-gpu>=1.25"'
+        )
+    if names:
+        return (
+            f"{names}; now it holds the files of onnxruntime-gpu, which works. An update of onnxruntime overwrites "
+            f"them; after one: {again} onnxruntime-gpu"
+        )
+    return ""
+
+
+def _providers() -> list[str]:
+    """What the installed ONNX Runtime can run on; nothing if it cannot be imported or is half removed."""
+    try:
+        onnxruntime = importlib.import_module("onnxruntime")
+        return list(onnxruntime.get_available_providers())
+    except (ImportError, AttributeError):
+        return []
 
 
 def _version(package: str) -> str:

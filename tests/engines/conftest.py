@@ -2,21 +2,17 @@ import numpy as np
 import pytest
 
 from tav_sdk.engines import TensorSpec, Weights
-from tav_sdk.errors import TavError
 
 WIDTH = 64
 TUNED = ("out.bias", "out.weight", "q.weight")
 
 
 @pytest.fixture(scope="session")
-def rtx():
+def rtx(tensorrt_rtx):
     """TensorRT for RTX, loaded; it needs no GPU for that."""
     from tav_sdk.engines.trt.api import load
 
-    try:
-        return load("tensorrt-rtx")
-    except TavError as error:
-        pytest.skip(str(error))
+    return load("tensorrt-rtx")
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +21,7 @@ def attention(tmp_path_factory):
 
     The first clip's are those that were exported with it.
     """
-    torch = pytest.importorskip("torch")
+    import torch
     from torch import nn
 
     from tav_sdk.export.graphs import GraphContract

@@ -5,8 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-pytest.importorskip("openvino")
-
 from tav_sdk.engines import available_engines, build_engine, engine_status, open_engine
 from tav_sdk.engines.openvino import OpenVinoEngine
 from tav_sdk.errors import EngineError, InputError

@@ -1,14 +1,13 @@
 import dataclasses
 
 import numpy as np
+import onnx
 import pytest
 
 from tav_sdk.engines import Graph, TensorSpec, Weights, available_engines, open_engine, select
 from tav_sdk.engines.base import EngineStatus
 from tav_sdk.engines.select import resolve_engine
 from tav_sdk.errors import EngineError, InputError
-
-onnx = pytest.importorskip("onnx")
 
 INPUTS = (TensorSpec("x", "float32", ("batch", 3)),)
 OUTPUTS = (TensorSpec("y", "float32", ("batch", 3)),)

@@ -1,12 +1,11 @@
 """The buffers that a session on a GPU runs with, tried on the CPU."""
 
 import numpy as np
+import onnx
 import pytest
 
 from tav_sdk.engines import TensorSpec, Weights
 from tav_sdk.engines.ort_device import DeviceRunner
-
-onnx = pytest.importorskip("onnx")
 
 TUNED = (TensorSpec("one", "float32", (1,)),)
 OUTPUTS = (TensorSpec("y", "float32", ("batch", 3)),)

@@ -1,4 +1,5 @@
 import ctypes
+import importlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -548,8 +549,7 @@ def test_the_other_flavour_is_not_loaded_beside(rtx):
     assert "tensorrt is not installed" in found.detail or "this process has loaded TensorRT for RTX" in found.detail
 
 
-def test_the_cuda_of_this_machine_gives_a_device_or_a_reason():
-    pytest.importorskip("cuda.bindings", reason="cuda-python is not installed")
+def test_the_cuda_of_this_machine_gives_a_device_or_a_reason(tensorrt_rtx):
     count = cuda.runtime().cudaGetDeviceCount()
     if int(count[0]) == 0:
         assert cuda.device().name
@@ -580,8 +580,8 @@ def test_tensorrt_has_what_is_called_on_a_gpu(rtx, name):
     assert [call for call in CALLS[name].split() if not hasattr(getattr(rtx.trt, name), call)] == []
 
 
-def test_cuda_has_what_is_called_on_a_gpu():
-    real = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+def test_cuda_has_what_is_called_on_a_gpu(tensorrt_rtx):
+    real = importlib.import_module("cuda.bindings.runtime")
     assert [name for name in dir(FakeCuda) if name.startswith("cuda") and not hasattr(real, name)] == []
     assert real.cudaMemcpyKind.cudaMemcpyHostToDevice != real.cudaMemcpyKind.cudaMemcpyDeviceToHost
     assert hasattr(real.cudaStreamCaptureMode, "cudaStreamCaptureModeThreadLocal")
@@ -597,7 +597,7 @@ def on_gpu(request):
         load(request.param)
         cuda.device()
     except TavError as error:
-        pytest.skip(f"{request.param} does not run here: {error}")
+        pytest.skip(f"needs a GPU: {request.param} does not run here: {error}")
     return request.param
 
 

@@ -3,12 +3,9 @@
 import json
 import shutil
 
+import diffusers
 import numpy as np
 import pytest
-
-pytest.importorskip("diffusers")
-
-import diffusers
 import torch
 
 import tav_sdk
@@ -268,7 +265,6 @@ def test_a_damaged_file_is_refused(exported, tmp_path):
 def test_an_edit_by_the_command_line_exports_into_the_cache_once(
     tav, control_bundle, tiny_controlnet, clip_path, tmp_path, monkeypatch
 ):
-    pytest.importorskip("cv2")
     monkeypatch.setenv("TAV_CACHE", str(tmp_path / "cache"))
 
     def edit(out):
@@ -302,7 +298,6 @@ def test_an_edit_by_the_command_line_exports_into_the_cache_once(
 
 
 def test_pickled_weights_are_exported_first(tav, tiny_controlnet, control_bundle, clip_path, tmp_path):
-    pytest.importorskip("cv2")
     source = shutil.copytree(tiny_controlnet, tmp_path / "source")
     (source / "diffusion_pytorch_model.safetensors").rename(source / "diffusion_pytorch_model.bin")
     result = tav(

@@ -7,8 +7,6 @@ import numpy as np
 import onnx
 import pytest
 
-pytest.importorskip("diffusers")
-
 from tav_sdk.bundle.bundle import Bundle
 from tav_sdk.bundle.layout import TUNED_FILE, UNET, UNTUNED_FILE, WEIGHTS_FILE, WINDOWED_FILE
 from tav_sdk.engines import open_engine

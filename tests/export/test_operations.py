@@ -2,10 +2,6 @@
 
 import numpy as np
 import pytest
-
-pytest.importorskip("onnx")
-pytest.importorskip("torch")
-
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 

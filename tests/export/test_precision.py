@@ -1,5 +1,7 @@
 """Half precision, decided at export: what is converted, what stays float32, and what is refused."""
 
+import importlib
+
 import numpy as np
 import onnx
 import pytest
@@ -143,8 +145,8 @@ def test_its_key_leaves_references_out(tiny_bundle, bundle_copy, edit_manifest):
     assert Bundle(bundle_copy, verify=False).graph("unet").key == Bundle(tiny_bundle).graph("unet").key
 
 
-def test_tensorrt_parses_it(fp16_bundle):
-    trt = pytest.importorskip("tensorrt_rtx")
+def test_tensorrt_parses_it(tensorrt_rtx, fp16_bundle):
+    trt = importlib.import_module("tensorrt_rtx")
     logger = trt.Logger(trt.Logger.ERROR)
     for name in GRAPHS:
         network = trt.Builder(logger).create_network(0)

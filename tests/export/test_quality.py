@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("diffusers")
-
 from tav_sdk.bundle.bundle import Bundle
 from tav_sdk.bundle.graph_folder import file_entries
 from tav_sdk.bundle.layout import UNET, WEIGHTS_FILE

@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("onnx")
-
 from tav_sdk.export.bench import steps as bench_run
 from tav_sdk.export.bench.edit import STAGES, peak_bytes
 from tav_sdk.export.bench.steps import changes, report_steps
@@ -135,7 +133,6 @@ def test_a_regression_leaves_with_1(tav, tiny_bundle, tmp_path, monkeypatch):
 
 
 def test_a_run_adds_the_peers_in_pytorch(tav, tiny_bundle, tiny_run, tmp_path, monkeypatch):
-    pytest.importorskip("torch")
     from tav_sdk.export.bench.peers import SDPA
 
     monkeypatch.setattr("tav_sdk.export.bench.peers.PEERS", (SDPA,))  # compiling takes long

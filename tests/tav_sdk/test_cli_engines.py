@@ -1,10 +1,12 @@
 """``tav build`` and ``tav doctor``."""
 
+import importlib.metadata
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from tav_sdk.engines import build_engine, choose_engine, select
+from tav_sdk.engines import build_engine, choose_engine, ort, select
 from tav_sdk.engines.base import EngineStatus
 from tav_sdk.engines.select import MODULES
 from tav_sdk.errors import EngineError
@@ -118,3 +120,89 @@ def test_an_engine_that_does_not_build_says_why_and_what_to_do(statuses, graph):
     statuses({"tensorrt": (False, False)})
     with pytest.raises(EngineError, match=r"the engine tensorrt does not build on this machine: no GPU\. Buy one\."):
         build_engine(graph, engine="tensorrt")
+
+
+# --- two packages of ONNX Runtime in one folder ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """``installed({package: version}, providers)``: pretend that these packages of ONNX Runtime are there."""
+
+    def pretend(packages, providers):
+        real = importlib.metadata.version
+
+        def version(name):
+            if not name.startswith("onnxruntime"):
+                return real(name)
+            if name not in packages:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return packages[name]
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+        monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
+
+    return pretend
+
+
+AGAIN = "pip install --force-reinstall --no-deps onnxruntime-gpu"
+CPU, CUDA = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("packages", "providers", "words"),
+    [
+        (
+            {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"},
+            CPU,
+            "onnxruntime 1.32.0 and onnxruntime-gpu 1.31.1 are both installed and fill the same folder; its files are "
+            f"not those of onnxruntime-gpu, so there is no CUDA. Put its files back: {AGAIN}",
+        ),
+        (
+            {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"},
+            CUDA,
+            "onnxruntime 1.32.0 and onnxruntime-gpu 1.31.1 are both installed and fill the same folder; now it holds "
+            f"the files of onnxruntime-gpu, which works. An update of onnxruntime overwrites them; after one: {AGAIN}",
+        ),
+        (
+            {"onnxruntime-gpu": "1.31.1"},
+            CPU,
+            f"onnxruntime-gpu 1.31.1 is damaged, so there is no CUDA. Put its files back: {AGAIN}",
+        ),
+        (
+            {"onnxruntime-gpu": "1.24.4"},
+            CUDA,
+            "onnxruntime-gpu 1.24.4 runs every attention on the CPU: its CUDA kernel came with 1.25. "
+            'Update it: pip install --force-reinstall --no-deps "onnxruntime-gpu>=1.25"',
+        ),
+        (
+            {"onnxruntime": "1.32.0"},
+            [],
+            "onnxruntime 1.32.0 is listed as installed, but cannot be used: an uninstallation of onnxruntime-gpu may "
+            "have removed its files. Put them back: pip install --force-reinstall --no-deps onnxruntime",
+        ),
+    ],
+)
+def test_doctor_notices_two_packages_of_onnx_runtime(tav, installed, packages, providers, words):
+    installed(packages, providers)
+    assert json.loads(tav("doctor", "--json").stdout)["notes"] == [words]
+    assert f"note {words}" in " ".join(tav("doctor").stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("packages", "providers"), [({"onnxruntime": "1.32.0"}, CPU), ({"onnxruntime-gpu": "1.31.1"}, CUDA)]
+)
+def test_doctor_has_no_note_on_one_package(tav, installed, packages, providers):
+    installed(packages, providers)
+    assert json.loads(tav("doctor", "--json").stdout)["notes"] == []
+
+
+def test_cuda_is_loaded_from_packages_where_they_are(monkeypatch):
+    calls = []
+    runtime = SimpleNamespace(preload_dlls=lambda: calls.append("loaded"))
+    monkeypatch.setattr(ort.importlib.util, "find_spec", lambda name: None)
+    ort._load_cuda_libraries(runtime)
+    assert calls == []
+    monkeypatch.setattr(ort.importlib.util, "find_spec", lambda name: name)
+    ort._load_cuda_libraries(runtime)
+    assert calls == ["loaded"]

@@ -8,9 +8,6 @@ import pytest
 from tav_sdk.cli.plan import parse_memory, parse_size
 from tav_sdk.errors import InputError
 
-pytest.importorskip("torch")
-pytest.importorskip("diffusers")
-
 
 @pytest.mark.parametrize(
     ("text", "number"),

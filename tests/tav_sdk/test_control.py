@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("cv2")
-
 from tav_sdk.cli.control import _video
 from tav_sdk.errors import InputError
 from tav_sdk.video.clip import Video

@@ -6,10 +6,6 @@ import logging
 
 import numpy as np
 import pytest
-
-pytest.importorskip("onnx")
-pytest.importorskip("torch")
-
 import torch
 
 from tav_sdk.bundle.bundle import Bundle

@@ -49,7 +49,7 @@ def arrays() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_sampling_steps_equal_diffusers(case):
-    torch = pytest.importorskip("torch")
+    import torch
     from diffusers import DDIMScheduler
 
     theirs = DDIMScheduler(**config(*case))
@@ -67,7 +67,7 @@ def test_sampling_steps_equal_diffusers(case):
 
 @pytest.mark.parametrize("case", [case for case in CASES if config(*case)["prediction_type"] != "v_prediction"])
 def test_inversion_steps_equal_diffusers(case):
-    torch = pytest.importorskip("torch")
+    import torch
     from diffusers import DDIMInverseScheduler
 
     theirs = DDIMInverseScheduler(**config(*case))
@@ -91,7 +91,6 @@ def test_the_scheduler_of_stable_diffusion_gives_its_known_timesteps():
 
 
 def test_linspace_timesteps_equal_diffusers():
-    pytest.importorskip("torch")
     from diffusers import DDIMScheduler
 
     theirs = DDIMScheduler(timestep_spacing="linspace")
@@ -100,7 +99,6 @@ def test_linspace_timesteps_equal_diffusers():
 
 
 def test_zero_terminal_snr_equals_diffusers():
-    pytest.importorskip("torch")
     from diffusers import DDIMScheduler
 
     theirs = DDIMScheduler(**config("scaled_linear", "v_prediction", "trailing", False), rescale_betas_zero_snr=True)

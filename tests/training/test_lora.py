@@ -54,7 +54,6 @@ def first_format(path):
 
 def expected_weights(base, files):
     """What diffusers fuses with peft: the state of the U-Net and that of the text encoder."""
-    pytest.importorskip("peft")
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)

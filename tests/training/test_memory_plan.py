@@ -8,10 +8,6 @@ import sys
 from typing import Any
 
 import pytest
-
-pytest.importorskip("torch")
-pytest.importorskip("diffusers")
-
 import torch
 import torch.nn.functional as F
 
@@ -423,7 +419,6 @@ def test_stages_are_immutable():
 
 @pytest.mark.slow
 def test_predictions_are_near_what_is_measured(tmp_path):
-    pytest.importorskip("onnxscript")
     from benchmarks import memory
 
     memory.main(["--size", "tiny", "--work", str(tmp_path), "--json", str(tmp_path / "result.json")])

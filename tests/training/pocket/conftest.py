@@ -4,9 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("diffusers")
-
 from tav_sdk.training.pocket.config import SMALL, TrainingSetting
 
 
