@@ -59,7 +59,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt constraints-cpu.txt
 	fi; \
 	constraints='-c constraints.txt -c constraints-cpu.txt'; \
 	if nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then constraints='-c constraints.txt'; fi; \
-	echo 'installing into $(VENV): some minutes'; \
+	echo 'installing into $(VENV): some minutes. Where pip finds no CPU build of torch, it brings several GB of CUDA (see TORCH_ARGS)'; \
 	set -x; \
 	"$(BIN)/python" -m pip install -q $$constraints $(TORCH_ARGS) 'torch>=2.13'; \
 	"$(BIN)/python" -m pip install -q $$constraints -e '.[dev]'
