@@ -25,7 +25,7 @@ from PIL import Image
 
 from benchmarks import progress, table, write_json
 from benchmarks.pocket_editing import AROUND, Edit, Judge, edits_of, tuned_run
-from tav_sdk.export import export_bundle, export_controlnet
+from tav_sdk.export import ExportOptions, export_bundle, export_controlnet
 from tav_sdk.files import new_file, write_text
 from tav_sdk.pipeline.controlnet import Control, ControlNet
 from tav_sdk.pipeline.pipeline import load
@@ -54,7 +54,7 @@ def prepare(sample: SampleClip, folder: Path, num_train_steps: int | None) -> tu
     run = tuned_run(sample, folder, num_train_steps)
     bundle, net = folder / "bundles" / sample.name, folder / "controlnet"
     if not bundle.exists():
-        export_bundle(load_run(run), bundle, control=True, windows=False)
+        export_bundle(load_run(run), bundle, ExportOptions(control=True, windows=False))
     if not net.exists():
         export_controlnet(CONTROLNET, net, bundle=bundle)
     return bundle, net

@@ -27,7 +27,7 @@ from PIL import Image
 from benchmarks import progress, table, write_json
 from benchmarks.pocket_editing import Judge, edits_of, tuned_run
 from tav_sdk.evaluation.evaluate import reconstruction_psnr
-from tav_sdk.export import export_bundle
+from tav_sdk.export import ExportOptions, export_bundle
 from tav_sdk.export.bench.edit import Stopwatch, stage_of
 from tav_sdk.files import new_file, write_text
 from tav_sdk.pipeline.pipeline import load
@@ -49,7 +49,7 @@ def edit_clip(
     run = tuned_run(sample, folder, num_train_steps)
     for precision in ("fp32", "bf16"):
         if not (bundle := folder / "bundles" / f"{sample.name}-{precision}").exists():
-            export_bundle(load_run(run), bundle, precision=precision, quality=False, windows=False)
+            export_bundle(load_run(run), bundle, ExportOptions(precision=precision, quality=False, windows=False))
     edits, judge, result = edits_of(sample.name)[:num_edits], Judge(), {}
     rows: dict[str, np.ndarray] = {}
     with contextlib.ExitStack() as stack:

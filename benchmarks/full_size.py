@@ -70,7 +70,7 @@ def tune(work: Path, size: str) -> Details:
 
 def export(work: Path, size: str) -> Details:
     """The run to a bundle, parity check included."""
-    from tav_sdk.export import export_bundle
+    from tav_sdk.export import ExportOptions, export_bundle
     from tav_sdk.progress import StepProgress
 
     details, last = {}, time.perf_counter()
@@ -78,9 +78,9 @@ def export(work: Path, size: str) -> Details:
     def callback(progress: StepProgress) -> None:
         nonlocal last
         now = time.perf_counter()
-        details[progress.metrics["graph"]], last = now - last, now
+        details[progress.item.name], last = now - last, now
 
-    export_bundle(work / RUN, work / BUNDLE, overwrite=True, callback=callback, windows=False)
+    export_bundle(work / RUN, work / BUNDLE, ExportOptions(windows=False), overwrite=True, callback=callback)
     return details
 
 

@@ -28,7 +28,7 @@ from benchmarks import progress, table, write_json
 from benchmarks.pocket_editing import AROUND, Judge, edits_of, tuned_run
 from tav_sdk.diffusion.inversion import Inversion, direct_offsets
 from tav_sdk.evaluation.evaluate import reconstruction_psnr
-from tav_sdk.export import export_bundle
+from tav_sdk.export import ExportOptions, export_bundle
 from tav_sdk.files import new_file, write_text
 from tav_sdk.pipeline.pipeline import Pipeline, load
 from tav_sdk.pocket import SampleClip, sample_clips
@@ -79,7 +79,7 @@ def invert(pipeline: Pipeline, clip: Video, variant: Variant) -> Inversion:
 
     inversion = pipeline.invert(clip, callback=keep, **variant.invert)
     states, empty = pipeline.encode_prompt(inversion.prompt), pipeline.encode_prompt("")
-    unet = guided(pipeline._unet, empty, pipeline.manifest.guidance_scale)
+    unet = guided(pipeline.unet, empty, pipeline.manifest.guidance_scale)
     return dataclasses.replace(inversion, offsets=direct_offsets(unet, np.stack(latents), states, pipeline.schedule))
 
 
@@ -112,7 +112,7 @@ def edit_clip(sample: SampleClip, folder: Path, *, num_train_steps: int | None, 
     """Make one clip's edits by all variants, and judge them."""
     run, bundle = tuned_run(sample, folder, num_train_steps), folder / "bundles" / f"{sample.name}-fp32"
     if not bundle.exists():
-        export_bundle(load_run(run), bundle, windows=False)
+        export_bundle(load_run(run), bundle, ExportOptions(windows=False))
     edits, judge, results = edits_of(sample.name)[:num_edits], Judge(), {}
     with load(bundle, engine="onnxruntime-cpu", cache=False) as pipeline:
         size = (pipeline.manifest.height, pipeline.manifest.width)

@@ -204,14 +204,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure(json.loads(options.measure))
         return
     from benchmarks.pocket_editing import tuned_run
-    from tav_sdk.export import export_bundle
+    from tav_sdk.export import ExportOptions, export_bundle
     from tav_sdk.training import load_run
 
     folder: Path = options.out
     folder.mkdir(parents=True, exist_ok=True)
     run, bundle = tuned_run(sample_clip(SAMPLE), folder, options.num_train_steps), folder / "bundle"
     if not bundle.exists():
-        export_bundle(load_run(run), bundle, quality=False)
+        export_bundle(load_run(run), bundle, ExportOptions(quality=False))
     result: dict[str, Any] = {"benchmark": "long_video"}
     if options.part in ("cost", "all"):
         how = {"engine": options.engine, "steps": options.steps, "rounds": options.rounds, "lengths": options.lengths}

@@ -87,9 +87,10 @@ def tune(work: Path, options: argparse.Namespace) -> None:
 
 def export(work: Path, options: argparse.Namespace) -> None:
     """The run to a bundle."""
-    from tav_sdk.export import export_bundle
+    from tav_sdk.export import ExportOptions, export_bundle
 
-    export_bundle(work / RUN, work / BUNDLE, precision=options.precision, overwrite=True, windows=False)
+    how = ExportOptions(precision=options.precision, windows=False)
+    export_bundle(work / RUN, work / BUNDLE, how, overwrite=True)
 
 
 def build(work: Path, options: argparse.Namespace) -> None:

@@ -29,7 +29,7 @@ from tav_sdk.bundle.bundle import Bundle
 from tav_sdk.bundle.layout import UNET
 from tav_sdk.bundle.precision import PRECISIONS
 from tav_sdk.evaluation.evaluate import reconstruction_psnr
-from tav_sdk.export import export_bundle
+from tav_sdk.export import ExportOptions, export_bundle
 from tav_sdk.export.quality import bundle_pipeline
 from tav_sdk.files import new_file, write_text
 from tav_sdk.pocket import SampleClip, sample_clips
@@ -56,7 +56,7 @@ def edit_clip(sample: SampleClip, folder: Path, *, num_train_steps: int | None, 
     for precision in PRECISIONS:
         bundle = folder / "bundles" / f"{sample.name}-{precision}"
         if not bundle.exists():
-            export_bundle(load_run(run), bundle, precision=precision, quality=False, windows=False)
+            export_bundle(load_run(run), bundle, ExportOptions(precision=precision, quality=False, windows=False))
         made = videos(bundle, sample, [edit.prompt for edit in edits])
         reference = reference or made
         entries = []

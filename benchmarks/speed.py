@@ -19,7 +19,7 @@ if __name__ == "__main__" and not __package__:  # run by its path
 
 from benchmarks import progress
 from benchmarks.models import SIZES, write_base
-from tav_sdk.export import export_bundle
+from tav_sdk.export import ExportOptions, export_bundle
 from tav_sdk.pocket import sample_clips
 from tav_sdk.training import TuneConfig, load_run, tune
 
@@ -50,7 +50,8 @@ def prepare(size: str, work: Path, *, precision: str = "fp32", num_frames: int |
         )
     if not bundle.exists():
         progress("exporting")
-        export_bundle(load_run(run), bundle, precision=precision, parity=size != "full", quality=False, windows=False)
+        options = ExportOptions(precision=precision, windows=False, parity=size != "full", quality=False)
+        export_bundle(load_run(run), bundle, options)
     return bundle, run
 
 

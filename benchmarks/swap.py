@@ -3,7 +3,7 @@
     python -m benchmarks.swap --work WORK --size full --json swap.json
 
 WORK is a folder of ``benchmarks.full_size``; what is missing in it (base, run, bundle) is made. A second run is made
-by changing the first one's tuned tensors. Then, in a process each:
+by changing the first one's tuned weights. Then, in a process each:
 
 ``export``  ``tav export RUN --bundle BUNDLE``: the whole command, imports included
 ``load``    a cold process to the first result of the U-Net
@@ -37,7 +37,7 @@ ENGINE = "onnxruntime-cpu"
 
 
 def make_other_run(work: Path) -> None:
-    """A second finished run: the first one's tuned tensors, each a little longer."""
+    """A second finished run: the first one's tuned weights, each a little longer."""
     from safetensors.numpy import load_file, save_file
 
     from tav_sdk.files import sha256_of
@@ -45,10 +45,10 @@ def make_other_run(work: Path) -> None:
     folder = work / OTHER_RUN
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    delta = folder / "delta.safetensors"
-    save_file({name: tensor * 1.5 for name, tensor in load_file(work / RUN / delta.name).items()}, delta)
+    tuned = folder / "tuned.safetensors"
+    save_file({name: tensor * 1.5 for name, tensor in load_file(work / RUN / tuned.name).items()}, tuned)
     record = json.loads((work / RUN / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(record | {"delta_sha256": sha256_of(delta)}))
+    (folder / "run.json").write_text(json.dumps(record | {"tuned_sha256": sha256_of(tuned)}))
 
 
 def export(work: Path, rounds: int) -> dict[str, Any]:
@@ -75,10 +75,10 @@ def load(work: Path, rounds: int) -> dict[str, Any]:
 
     pipeline = tav_sdk.load(work / BUNDLE, engine=ENGINE, verify=False)
     feeds = _feeds(pipeline)
-    pipeline._unet(*feeds)
+    pipeline.unet(*feeds)
     first = time.perf_counter() - began
     again = time.perf_counter()
-    pipeline._unet(*feeds)
+    pipeline.unet(*feeds)
     return {"to_first_result": first, "unet_call": time.perf_counter() - again}
 
 
@@ -90,14 +90,14 @@ def swap(work: Path, rounds: int) -> dict[str, Any]:
 
     with tav_sdk.load(work / BUNDLE, engine=ENGINE, verify=False) as pipeline:
         feeds, seconds, calls = _feeds(pipeline), [], []
-        first = pipeline._unet(*feeds)
+        first = pipeline.unet(*feeds)
         other = first
         for index in range(2 * rounds):
             began = time.perf_counter()
             pipeline.swap(work / (BUNDLE if index % 2 else OTHER_BUNDLE), verify=False)
             seconds.append(time.perf_counter() - began)
             began = time.perf_counter()
-            result = pipeline._unet(*feeds)
+            result = pipeline.unet(*feeds)
             calls.append(time.perf_counter() - began)
             if index % 2 == 0:
                 other = result
@@ -116,10 +116,10 @@ def share(work: Path, rounds: int) -> dict[str, Any]:
     before = _resident_gb()
     with tav_sdk.load(work / BUNDLE, engine=ENGINE, verify=False) as one:
         for _ in range(2):  # from its second call on, a session keeps one more block of memory
-            one._unet(*_feeds(one))
+            one.unet(*_feeds(one))
         first = _resident_gb()
         with tav_sdk.load(work / OTHER_BUNDLE, engine=ENGINE, verify=False) as two:
-            two._unet(*_feeds(two))
+            two.unet(*_feeds(two))
             second = _resident_gb()
     return {"process_gb": before, "first_gb": first - before, "second_gb": second - first}
 
@@ -150,7 +150,7 @@ def inputs(work: Path, rounds: int) -> dict[str, Any]:
         ):
             feeds = dict(zip((spec.name for spec in graph.inputs), _feeds(pipeline), strict=True))
             calls: dict[str, Callable[[], object]] = {
-                "inputs": lambda: pipeline._unet(**feeds),
+                "inputs": lambda: pipeline.unet(**feeds),
                 "constants": lambda: one.run(feeds),
             }
             seconds = interleave(calls, rounds)

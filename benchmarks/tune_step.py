@@ -51,7 +51,7 @@ class ReleasedLoop:
         pixels: ``(f, 3, h, w)`` in [-1, 1].
         input_ids: ``(1, s)``.
         config: learning rate and the like.
-        all_gradients: of all parameters, or of the tuned ones only.
+        all_gradients: of all parameters, or of the tuned weights only.
     """
 
     def __init__(

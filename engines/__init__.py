@@ -1,7 +1,9 @@
 """Engines: what runs a bundle's graphs, behind one small protocol."""
 
+from tav_sdk.engines.backend import Backend as Backend
+from tav_sdk.engines.backend import EngineStatus as EngineStatus
+from tav_sdk.engines.backend import Obstacle as Obstacle
 from tav_sdk.engines.base import Engine as Engine
-from tav_sdk.engines.base import EngineStatus as EngineStatus
 from tav_sdk.engines.base import Graph as Graph
 from tav_sdk.engines.base import TensorSpec as TensorSpec
 from tav_sdk.engines.base import Weights as Weights

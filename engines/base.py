@@ -70,23 +70,13 @@ class Weights:
     tensors: Mapping[str, np.ndarray] = field(repr=False)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineStatus:
-    """Whether an engine works on this machine.
-
-    Attributes:
-        engine: its name, such as ``onnxruntime-cpu``.
-        runs: whether it can run a graph here.
-        builds: whether it can build a graph here, which needs no GPU for TensorRT for RTX.
-        detail: versions and device, or why it does not run.
-        fix: what to install or change so that it runs; empty if it does.
-    """
-
-    engine: str
-    runs: bool
-    builds: bool
-    detail: str
-    fix: str = ""
+_REMEDIES = {
+    "fp32": "check the input for extreme values, or export the bundle again from a run that converged",
+    "fp16": "its numbers may be too large for half precision: export the bundle again in precision bf16 or fp32",
+    "bf16": "export the bundle again in precision fp32",
+    "int8": "export the bundle again in precision fp32",
+}
+"""What to do about NaN or infinity, by the graph's precision."""
 
 
 class Engine(ABC):
@@ -119,13 +109,16 @@ class Engine(ABC):
         self._closed = False
         self._checked_weights: str | None = None
 
-    def run(self, feeds: Mapping[str, np.ndarray], weights: Weights | None = None) -> dict[str, np.ndarray]:
+    def run(
+        self, feeds: Mapping[str, np.ndarray], weights: Weights | None = None, *, check_finite: bool = True
+    ) -> dict[str, np.ndarray]:
         """Run the graph once; threads may share an engine.
 
         Args:
             feeds: an array for every input, of its dtype and shape.
             weights: the tuned weights to run with; by default those that the graph was exported with, where the engine
                 has them: a plan of TensorRT holds none.
+            check_finite: whether NaN or infinity in an output is an error; it is returned otherwise.
 
         Returns:
             An array for every output, by name.
@@ -143,14 +136,14 @@ class Engine(ABC):
             self._checked_weights = weights.key
         # Not ascontiguousarray, which would give a 0-dimensional timestep an axis.
         results = self._run({spec.name: np.asarray(feeds[spec.name], order="C") for spec in self.inputs}, weights)
-        for name, array in results.items():
+        for name, array in results.items() if check_finite else ():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 # Such as the timestep.
                 scalars = [f"{spec.name} {feeds[spec.name]}" for spec in self.inputs if feeds[spec.name].ndim == 0]
                 raise NonFiniteOutputError(
                     f"the {self.name} engine ({self.backend}, {self.precision}) returned NaN or infinity in {name!r}"
                     + (f" at {', '.join(scalars)}; " if scalars else "; ")
-                    + _REMEDY.get(self.precision, _REMEDY["fp32"])
+                    + _REMEDIES.get(self.precision, _REMEDIES["fp32"])
                 )
         return results
 
@@ -175,14 +168,6 @@ class Engine(ABC):
     @abstractmethod
     def _close(self) -> None:
         """Release what the backend holds."""
-
-
-_REMEDY = {
-    "fp32": "check the input for extreme values, or export the bundle again from a run that converged",
-    "fp16": "its numbers may be too large for half precision: export the bundle again with --precision bf16 or fp32",
-    "bf16": "export the bundle again with --precision fp32",
-    "int8": "export the bundle again with --precision fp32",
-}
 
 
 def check_weights(graph: str, specs: Sequence[TensorSpec], weights: Weights) -> None:

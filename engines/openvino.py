@@ -14,42 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from tav_sdk.engines.base import Engine, EngineStatus, Graph, Weights
-from tav_sdk.errors import EngineError, InputError
+from tav_sdk.engines.backend import INT8, Backend, EngineStatus, Obstacle, refuse_build_options
+from tav_sdk.engines.base import Engine, Graph, Weights
+from tav_sdk.errors import EngineError
 
 _FIX = 'pip install "tav-sdk[openvino]"'
-
-
-def status(engine: str) -> EngineStatus:
-    """Whether OpenVINO is installed."""
-    if importlib.util.find_spec("openvino") is None:
-        return EngineStatus(engine=engine, runs=False, builds=False, detail="openvino is not installed", fix=_FIX)
-    try:
-        bf16 = "with bfloat16" if _has_bf16() else "without bfloat16, which is computed in float32"
-    except Exception as error:  # noqa: BLE001  a library of its own that may be missing parts
-        return EngineStatus(engine=engine, runs=False, builds=False, detail=f"openvino fails: {error}", fix=_FIX)
-    detail = f"OpenVINO {importlib.metadata.version('openvino')} on the CPU, {bf16}"
-    return EngineStatus(engine=engine, runs=True, builds=True, detail=detail)
-
-
-def unready(graph: Graph, engine: str) -> str:
-    """Nothing: a graph is compiled when it is opened, in about a second."""
-    return ""
-
-
-def open_graph(graph: Graph, engine: str) -> Engine:
-    """Open a graph; see :class:`OpenVinoEngine`."""
-    return OpenVinoEngine(graph)
-
-
-def build_graph(graph: Graph, engine: str, **options: Any) -> None:
-    """Nothing: a graph is compiled when it is opened.
-
-    Raises:
-        InputError: an option was given.
-    """
-    if options:
-        raise InputError(f"{engine} has no build options; got {', '.join(options)}")
 
 
 class OpenVinoEngine(Engine):
@@ -117,6 +86,36 @@ class OpenVinoEngine(Engine):
 
     def _close(self) -> None:
         self._request, self._own = None, {}
+
+
+class OpenVinoBackend:
+    """OpenVINO on the CPU; a graph is compiled when it is opened, in about a second."""
+
+    def status(self, engine: str) -> EngineStatus:
+        """Whether OpenVINO is installed, and whether this processor has bfloat16."""
+        if importlib.util.find_spec("openvino") is None:
+            return EngineStatus(engine=engine, runs=False, builds=False, detail="openvino is not installed", fix=_FIX)
+        try:
+            bf16 = "with bfloat16" if _has_bf16() else "without bfloat16, which is computed in float32"
+        except Exception as error:  # noqa: BLE001  a library of its own that may be missing parts
+            return EngineStatus(engine=engine, runs=False, builds=False, detail=f"openvino fails: {error}", fix=_FIX)
+        detail = f"OpenVINO {importlib.metadata.version('openvino')} on the CPU, {bf16}"
+        return EngineStatus(engine=engine, runs=True, builds=True, detail=detail)
+
+    def obstacle(self, graph: Graph, engine: str) -> Obstacle | None:
+        """Only int8 is one."""
+        return INT8 if graph.precision == "int8" else None
+
+    def open(self, graph: Graph, engine: str) -> Engine:
+        """Open a graph; see :class:`OpenVinoEngine`."""
+        return OpenVinoEngine(graph)
+
+    def build(self, graph: Graph, engine: str, **options: Any) -> None:
+        """Nothing; an option is an :class:`~tav_sdk.errors.InputError`."""
+        refuse_build_options(engine, options)
+
+
+BACKEND: Backend = OpenVinoBackend()
 
 
 def _open_weights(model: Any, names: set[str]) -> dict[str, np.ndarray]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tav_sdk.engines.base import Engine, EngineStatus, Graph
+from tav_sdk.engines.backend import Backend, EngineStatus, Obstacle
+from tav_sdk.engines.base import Engine, Graph
 from tav_sdk.errors import EngineError, MissingExtraError
 
 MODULES = {
@@ -20,11 +21,14 @@ MODULES = {
     "openvino-cpu": "tav_sdk.engines.openvino",
     "onnxruntime-cpu": "tav_sdk.engines.ort",
 }
-"""Every engine, best first, and the module that runs it: ``status(engine)``, ``unready(graph, engine)``,
-``open_graph(graph, engine)`` and ``build_graph(graph, engine, **options)``."""
+"""Every engine, best first, and the module whose ``BACKEND`` runs it; see :class:`~tav_sdk.engines.backend.Backend`."""
 
 CHOICES = ("auto", *MODULES)
-_CPU = "onnxruntime-cpu"
+
+
+def backend_of(engine: str) -> Backend:
+    """The backend of an engine, a name of :data:`MODULES`; its module is imported now."""
+    return importlib.import_module(MODULES[engine]).BACKEND
 
 
 def engine_status(engine: str) -> EngineStatus:
@@ -37,7 +41,7 @@ def engine_status(engine: str) -> EngineStatus:
         raise EngineError(
             f"there is no engine {engine!r}; those that work here: auto, {', '.join(available_engines())}"
         )
-    return importlib.import_module(MODULES[engine]).status(engine)
+    return backend_of(engine).status(engine)
 
 
 def available_engines() -> dict[str, str]:
@@ -52,6 +56,11 @@ def available_engines() -> dict[str, str]:
     return {status.engine: status.detail for status in statuses if status.runs}
 
 
+def obstacle(graph: Graph, engine: str) -> Obstacle | None:
+    """Why an engine that works here cannot start a graph at once; ``None`` if it can."""
+    return backend_of(engine).obstacle(graph, engine)
+
+
 def choose_engine(engine: str, graphs: Sequence[Graph] = ()) -> tuple[str, str]:
     """The engine to run graphs on, and why that one.
 
@@ -63,13 +72,7 @@ def choose_engine(engine: str, graphs: Sequence[Graph] = ()) -> tuple[str, str]:
             those that do.
     """
     if engine == "auto":
-        passed_over = []
-        for name in available_engines():
-            reasons = [reason for graph in graphs if (reason := why_not(graph, name))]
-            if not reasons:
-                return name, "; ".join(["the best engine that works here", *passed_over])
-            passed_over.append(f"{name} {reasons[0]}")
-        raise EngineError(f"no engine that works here can start at once: {'; '.join(passed_over)}")
+        return _choose_best(graphs)
     status = engine_status(engine)
     if not status.runs:
         raise EngineError(
@@ -80,33 +83,24 @@ def choose_engine(engine: str, graphs: Sequence[Graph] = ()) -> tuple[str, str]:
     return engine, "as asked"
 
 
-def unfit(graph: Graph, engine: str) -> str:
-    """Why an engine cannot run a graph's precision; empty if it can."""
-    if graph.precision == "bf16" and engine == _CPU:
-        return "has no bfloat16 kernels"
-    if graph.precision == "int8" and engine != _CPU:
-        return f"does not run int8, which is made for {_CPU}"
-    return ""
-
-
-def why_not(graph: Graph, engine: str) -> str:
-    """Why an engine that works here cannot run a graph, or not at once; empty if it can."""
-    return unfit(graph, engine) or importlib.import_module(MODULES[engine]).unready(graph, engine)
+def _choose_best(graphs: Sequence[Graph]) -> tuple[str, str]:
+    passed_over = []
+    for name in available_engines():
+        obstacles = [found for graph in graphs if (found := obstacle(graph, name))]
+        if not obstacles:
+            return name, "; ".join(["the best engine that works here", *passed_over])
+        passed_over.append(f"{name} {obstacles[0].reason}")
+    raise EngineError(f"no engine that works here can start at once: {'; '.join(passed_over)}")
 
 
 def _check_fits(engine: str, graphs: Sequence[Graph]) -> None:
     for graph in graphs:
-        if reason := unfit(graph, engine):
-            other = f"choose --engine {_CPU}" if graph.precision == "int8" else "use openvino-cpu or one on a GPU"
+        found = obstacle(graph, engine)
+        if found is not None and not found.fits:
             raise EngineError(
-                f"{engine} {reason}, and the {graph.name} graph is in {graph.precision}; {other}, or export the run "
-                "again with --precision fp32"
+                f"{engine} {found.reason}, and the {graph.name} graph is in {graph.precision}; {found.fix}, or export "
+                "the run again in precision fp32"
             )
-
-
-def resolve_engine(engine: str, graphs: Sequence[Graph] = ()) -> str:
-    """The name alone of :func:`choose_engine`."""
-    return choose_engine(engine, graphs)[0]
 
 
 def open_engine(graph: Graph, *, engine: str = "auto") -> Engine:
@@ -114,9 +108,10 @@ def open_engine(graph: Graph, *, engine: str = "auto") -> Engine:
 
     Raises:
         EngineError: the engine does not work here, or the graph cannot be loaded.
+        OutputError: the cache cannot be written.
     """
-    name = resolve_engine(engine, [graph])
-    return importlib.import_module(MODULES[name]).open_graph(graph, name)
+    name, _ = choose_engine(engine, [graph])
+    return backend_of(name).open(graph, name)
 
 
 def build_engine(graph: Graph, *, engine: str, **options: Any) -> Path | None:
@@ -125,7 +120,7 @@ def build_engine(graph: Graph, *, engine: str, **options: Any) -> Path | None:
     Args:
         graph: one with a key.
         engine: a name of :data:`MODULES`; it need not run here if it builds here.
-        options: those of :func:`tav_sdk.engines.trt.build.build_plan`; none for ONNX Runtime.
+        options: those of :func:`tav_sdk.engines.trt.build.build_plan`; none for ONNX Runtime and OpenVINO.
 
     Returns:
         What was built or found there; ``None`` if the engine starts from the graph itself.
@@ -142,4 +137,4 @@ def build_engine(graph: Graph, *, engine: str, **options: Any) -> Path | None:
     if not status.builds:
         raise EngineError(f"the engine {engine} does not build on this machine: {status.detail}. {status.fix}")
     _check_fits(engine, [graph])
-    return importlib.import_module(MODULES[engine]).build_graph(graph, engine, **options)
+    return backend_of(engine).build(graph, engine, **options)

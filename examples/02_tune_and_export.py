@@ -33,6 +33,6 @@ config = TuneConfig(
     num_train_steps=args.steps,
     inflation=InflationOptions(preset=args.preset),
 )
-run = tune(config, callback=lambda p: print(f"{p.step}/{p.total} loss {p.metrics['loss']:.4f}"), overwrite=True)
+run = tune(config, callback=lambda p: print(f"{p.step}/{p.total} loss {p.loss:.4f}"), overwrite=True)
 bundle = export_bundle(run, args.out / "bundle", overwrite=True)
 print(f"edit with: tav edit {bundle} --video {args.video} --prompt PROMPT --out OUT")

@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     from tav_sdk.export.clip_bundle import export_clip as export_clip
     from tav_sdk.export.controlnet import cached_controlnet as cached_controlnet
     from tav_sdk.export.controlnet import export_controlnet as export_controlnet
+    from tav_sdk.export.options import ExportOptions as ExportOptions
     from tav_sdk.export.write_bundle import export_bundle as export_bundle
 
 _HOMES = {
+    "ExportOptions": "options",
     "export_bundle": "write_bundle",
     "export_clip": "clip_bundle",
     "export_controlnet": "controlnet",
     "cached_controlnet": "controlnet",
 }
-__all__ = ["cached_controlnet", "export_bundle", "export_clip", "export_controlnet"]
+__all__ = ["ExportOptions", "cached_controlnet", "export_bundle", "export_clip", "export_controlnet"]
 
 
 def __getattr__(name: str) -> Any:

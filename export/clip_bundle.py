@@ -13,8 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from tav_sdk.bundle.bundle import Bundle, only_differing
-from tav_sdk.bundle.layout import REFERENCES, TUNED_FILE, UNET, WINDOWED_UNET
-from tav_sdk.bundle.manifest import FileEntry, StoredTensor, write_manifest
+from tav_sdk.bundle.layout import FORMAT_VERSION, REFERENCES, TUNED_FILE, UNET, WINDOWED_UNET
+from tav_sdk.bundle.manifest import BaseEntry, ClipEntry, FileEntry, StoredTensor, write_manifest
 from tav_sdk.errors import BundleError, CheckpointError
 from tav_sdk.files import check_new, new_folder, sha256_of
 from tav_sdk.training.run_folder import Run, load_run
@@ -63,7 +63,9 @@ def export_clip(run: Run | str | Path, out: str | Path, *, bundle: str | Path, o
             update={
                 "prompt": run.config.prompt,
                 "files": {**shared, tuned: entry},
-                "provenance": provenance(run) | {"graphs_of": first.manifest.provenance["delta_sha256"]},
+                "provenance": provenance(run) | {"graphs_of": first.manifest.tuned_sha256},
+                "format_version": FORMAT_VERSION,
+                **told(run),
             }
         )
         write_manifest(folder, manifest)
@@ -78,8 +80,17 @@ def provenance(run: Run) -> dict[str, Any]:
         "base": record["base"],
         "clip": record["clip"],
         "tuning": config,
-        "delta_sha256": record["delta_sha256"],
         "versions": record["versions"],
+    }
+
+
+def told(run: Run) -> dict[str, Any]:
+    """What a manifest says, typed, of the run that it was exported from; see :class:`~.manifest.Manifest`."""
+    record, config = run.record, run.config
+    return {
+        "base": BaseEntry(name=record["base"]["name"], sha256=record["base"]["sha256"]),
+        "clip": ClipEntry(fps=record["clip"]["fps"], start=config.start, stride=config.stride),
+        "tuned_sha256": record["tuned_sha256"],
     }
 
 
@@ -89,9 +100,8 @@ def _check_fits(run: Run, first: Bundle) -> None:
         raise BundleError(
             f"the bundle {first.folder} is of format 1, which no clip can be exported onto; export its run again"
         )
-    base = manifest.provenance["base"]
     differences = {
-        "base model (sha256)": (run.record["base"]["sha256"], base["sha256"]),
+        "base model (sha256)": (run.record["base"]["sha256"], manifest.base.sha256),
         "number of frames": (config.num_frames, manifest.num_frames),
         "height": (config.height, manifest.height),
         "width": (config.width, manifest.width),
@@ -103,18 +113,18 @@ def _check_fits(run: Run, first: Bundle) -> None:
                 got, expected = only_differing(got, expected)
             raise BundleError(
                 f"the run {run.folder} does not fit the bundle {first.folder}: its {what} is {got}, expected "
-                f"{expected}; export it without --bundle"
+                f"{expected}; export it with graphs of its own"
             )
 
 
 def _write_weights(run: Run, tensors: tuple[StoredTensor, ...], path: Path) -> None:
     """Write the run's tensors at the places that the graph reads them from."""
     try:
-        with safe_open(run.tuned_path, framework="np") as delta, open(path, "wb") as file:
-            _check_names({name: tuple(delta.get_slice(name).get_shape()) for name in delta.keys()}, tensors, run)  # noqa: SIM118
+        with safe_open(run.tuned_path, framework="np") as tuned, open(path, "wb") as file:
+            _check_names({name: tuple(tuned.get_slice(name).get_shape()) for name in tuned.keys()}, tensors, run)  # noqa: SIM118
             for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
                 file.seek(tensor.offset)
-                array = _converted(delta.get_tensor(tensor.name), tensor.dtype)
+                array = _converted(tuned.get_tensor(tensor.name), tensor.dtype)
                 if not np.isfinite(array).all():
                     raise CheckpointError(
                         f"{tensor.name} in {run.tuned_path} has NaN or infinity in it as {tensor.dtype}; tune again "
@@ -125,19 +135,19 @@ def _write_weights(run: Run, tensors: tuple[StoredTensor, ...], path: Path) -> N
         raise CheckpointError(f"{run.tuned_path} cannot be read: {error}; tune again") from error
 
 
-def _check_names(delta: Mapping[str, tuple[int, ...]], tensors: tuple[StoredTensor, ...], run: Run) -> None:
+def _check_names(tuned: Mapping[str, tuple[int, ...]], tensors: tuple[StoredTensor, ...], run: Run) -> None:
     expected = {tensor.name: tensor.shape for tensor in tensors}
-    problems = [f"missing {name}" for name in expected if name not in delta]
-    problems += [f"unexpected {name}" for name in delta if name not in expected]
+    problems = [f"missing {name}" for name in expected if name not in tuned]
+    problems += [f"unexpected {name}" for name in tuned if name not in expected]
     problems += [
         f"{name}: expected {expected[name]}, got {shape}"
-        for name, shape in delta.items()
+        for name, shape in tuned.items()
         if name in expected and expected[name] != shape
     ]
     if problems:
         raise CheckpointError(
             f"{run.tuned_path} does not fit the bundle's U-Net ({len(problems)} differences): "
-            f"{'; '.join(problems[:10])}; export it without --bundle"
+            f"{'; '.join(problems[:10])}; export it with graphs of its own"
         )
 
 

@@ -28,7 +28,7 @@ from tav_sdk.files import check_new, new_folder, sha256_of, write_text
 from tav_sdk.pipeline.controlnet import MANIFEST, ControlNetManifest
 from tav_sdk.pocket import CONTROLNET as CONTROLNET_FOLDER
 from tav_sdk.pocket import POCKET
-from tav_sdk.progress import Callback, StepProgress, report
+from tav_sdk.progress import Callback, Item, StepProgress, report
 from tav_sdk.training.base.reading import PICKLED, reading
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -106,7 +106,7 @@ def export_controlnet(
             },
         )
         write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
-        report(callback, StepProgress("export", 1, 1, metrics={"graph": CONTROLNET}))
+        report(callback, StepProgress("export", 1, 1, item=Item(kind="graph", index=1, count=1, name=CONTROLNET)))
     return Path(out)
 
 
@@ -160,8 +160,8 @@ def _load(source: Path, *, allow_pickle: bool) -> ControlNetModel:
         if not allow_pickle:
             raise PickledWeightsError(
                 f"the ControlNet {source} has only pickled weights ({', '.join(pickled)}); reading a pickle can run "
-                "code. Convert it to .safetensors, or, if you trust it, allow it with --allow-pickle "
-                "(allow_pickle=True), which reads tensors only (weights_only)"
+                "code. Convert it to .safetensors, or, if you trust it, allow it with allow_pickle, "
+                "which reads tensors only (weights_only)"
             )
     with reading(f"the ControlNet {source}"):
         model: Any = ControlNetModel.from_pretrained(

@@ -6,7 +6,7 @@ its way from noise to a clip. A linear layer is quantised dynamically: its input
 output is float32. Each way is the faster one for its kind of layer, and for linear layers the more accurate one.
 
 The operators are those that ``onnxruntime.quantization`` writes. Its quantiser itself needs a dozen times the memory of
-the weights, and moves the tuned ones; here one weight is in memory at a time, and the tuned ones stay where they are.
+the weights, and moves the tuned ones; here one weight is in memory at a time, and tuned weights stay where they are.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ KEPT = ("conv_in", "conv_out", "conv_shortcut")
 layers together, and they are a fiftieth of the work."""
 
 STEPS = 8
-"""Of the trajectory that ranges come from; 4 and 16 give the same error."""
+"""Steps of the trajectory that ranges come from; 4 and 16 give the same error."""
 
 LARGEST = 63
-"""Of a quantised weight: 7 of 8 bits. Processors without VNNI add two products in 16 bits, which 8 bits overflow; the
-error grows by a twentieth."""
+"""The largest quantised weight: 7 of 8 bits. Processors without VNNI add two products in 16 bits, which 8 bits
+overflow; the error grows by a twentieth."""
 
 FLOAT, UINT8, INT32 = onnx_ir.DataType.FLOAT, onnx_ir.DataType.UINT8, onnx_ir.DataType.INT32
 _INLINE = 256  # bytes: a smaller tensor stays in the graph's own file
@@ -298,7 +298,7 @@ def _integers(weight: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[np.n
 
 
 def _save(model: onnx_ir.Model, path: Path) -> None:
-    """Replace a graph and its weights; the tuned ones keep their file."""
+    """Replace a graph and its weights; the tuned weights keep their file."""
     graph = model.graph
     stored = [
         value

@@ -84,7 +84,7 @@ def _difference(graph: Graph, contract: GraphContract, reference: Reference) -> 
     what, advice = f"the {contract.name} graph", "Report this with the base's configuration"
     if contract.precision in _WIDER:
         what += f" in {contract.precision}"
-        advice = f"Export with --precision {_WIDER[contract.precision]}"
+        advice = f"Export with precision {_WIDER[contract.precision]}"
     with open_engine(graph, engine="onnxruntime-cpu") as engine:
         try:
             results = engine.run(reference.feeds)

@@ -118,7 +118,7 @@ def check_edit_quality(
 def check_tolerance(precision: str, quality: dict[str, float]) -> None:
     """Compare what was measured with the tolerance of a precision; errors as of :func:`check_edit_quality`."""
     tolerance = QUALITY_TOLERANCES[precision]
-    advice = f"nothing was written. Export with --precision {_FINER[precision]}"
+    advice = f"nothing was written. Export with precision {_FINER[precision]}"
     if not quality["psnr"] >= tolerance.psnr:
         raise QualityError(
             f"edits in {precision} differ from those of the float32 model: PSNR {quality['psnr']:.1f} dB, tolerance "

@@ -6,6 +6,8 @@ line prints the message alone and leaves with :attr:`TavError.exit_code`.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class TavError(Exception):
     """Base of all errors of this package; catch it to catch them all."""
@@ -14,7 +16,34 @@ class TavError(Exception):
 
 
 class InputError(TavError, ValueError):
-    """An argument has a value, shape or dtype that the call cannot take."""
+    """An argument has a value, shape or dtype that the call cannot take.
+
+    Args:
+        message: what was expected, what came, what to do. With a ``field`` it goes on where the field's name ends
+            (``must be at least 1, got 0``), so that every caller can name the field in words of its own.
+        field: the argument that is wrong, by its place in a request, such as ``sample.guidance_scale``.
+
+    Attributes:
+        field: as given.
+        reason: the message without the field's name.
+    """
+
+    def __init__(self, message: str = "", *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = message
+        self.field = field
+
+    def __str__(self) -> str:
+        """The message as Python says it: the argument's name first."""
+        return self.named(self.field.rpartition(".")[2] if self.field else "")
+
+    def named(self, name: str) -> str:
+        """The message with another name for the field, such as an option of the command line."""
+        return f"{name} {self.reason}" if self.field else self.reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with its field, so that it comes whole from another process."""
+        return _rebuilt, (type(self), self.reason, self.field)
 
 
 class ConfigError(InputError):
@@ -110,3 +139,7 @@ class MissingExtraError(TavError, ImportError):
 
 class CancelledError(TavError):
     """A callback asked to stop."""
+
+
+def _rebuilt(kind: type[InputError], reason: str, field: str | None) -> InputError:
+    return kind(reason, field=field)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tav_sdk.training.config import TuneConfig as TuneConfig
     from tav_sdk.training.import_original import import_original as import_original
     from tav_sdk.training.memory.plan import plan_memory as plan_memory
+    from tav_sdk.training.run_base import base_of_config as base_of_config
+    from tav_sdk.training.run_base import base_of_run as base_of_run
     from tav_sdk.training.run_folder import Run as Run
     from tav_sdk.training.run_folder import load_run as load_run
     from tav_sdk.training.snapshots import compare_snapshots as compare_snapshots
@@ -38,6 +40,8 @@ _HOMES = {
     "TorchEngine": "torch_engine",
     "TuneConfig": "config",
     "VideoUNet": "unet.video_unet",
+    "base_of_config": "run_base",
+    "base_of_run": "run_base",
     "compare_snapshots": "snapshots",
     "deflate": "unet.inflation",
     "import_original": "import_original",
@@ -57,6 +61,8 @@ __all__ = [
     "TorchEngine",
     "TuneConfig",
     "VideoUNet",
+    "base_of_config",
+    "base_of_run",
     "compare_snapshots",
     "deflate",
     "import_original",

@@ -1,4 +1,4 @@
-"""Writing a run's files, and tuned tensors into a model and out of it; :mod:`run_folder` reads a run."""
+"""Writing a run's files, and tuned weights into a model and out of it; :mod:`run_folder` reads a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tav_sdk.training.unet.inflation import trainable_parameters
 
 
 def save_tuned_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write the tuned tensors of a model as float32, sorted by name, whole or not at all."""
+    """Write the tuned weights of a model as float32, sorted by name, whole or not at all."""
     tensors = {name: p.detach().float() for name, p in sorted(trainable_parameters(model).items())}
     save_tensors(tensors, path, metadata)
 
@@ -44,10 +44,10 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 
 
 def load_tuned_weights(model: nn.Module, path: Path) -> None:
-    """Put tuned tensors into an inflated model, strictly.
+    """Put tuned weights into an inflated model, strictly.
 
     Raises:
-        CheckpointError: the file is damaged, or its tensors are not finite, or not exactly the model's tuned ones.
+        CheckpointError: the file is damaged, or its tensors are not finite, or not exactly the model's tuned weights.
     """
     try:
         tensors = load_file(path)
@@ -57,7 +57,7 @@ def load_tuned_weights(model: nn.Module, path: Path) -> None:
         if not tensor.isfinite().all():
             raise CheckpointError(
                 f"{name} in {path} has NaN or infinity in it; tune again, with a lower learning rate or another "
-                "--mixed-precision"
+                "mixed_precision"
             )
     copy_strictly(tensors, trainable_parameters(model), str(path))
 
@@ -84,7 +84,7 @@ def copy_strictly(tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Par
 
 
 def tuned_names(path: Path) -> list[str]:
-    """Names of the tensors in a delta, without reading them."""
+    """Names of the tensors in a file of tuned weights, without reading them."""
     with safe_open(path, framework="np") as file:
         return sorted(file.keys())
 

@@ -119,7 +119,8 @@ class TuneConfig:
         mixed_precision: ``no``, ``fp16`` or ``bf16``; ``None`` takes bf16 on a GPU, or fp16 if it has no
             bf16, and ``no`` on a CPU.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third slower.
-        checkpointing_steps: write the state for ``--resume`` and a delta snapshot every so many steps.
+        checkpointing_steps: keep a snapshot of the tuned weights, and the state that ``resume`` needs, every so many
+            steps.
         inflation: how the base is inflated.
         allow_pickle: read a base's ``.bin`` weights (with ``weights_only=True``) where it has no ``.safetensors``.
         loras: LoRA files, ``FILE`` or ``FILE:SCALE``, which are fused into the base before it is inflated.

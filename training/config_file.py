@@ -52,12 +52,12 @@ INSTEAD = {
     "validation_data": "tuning does not edit; use tav export and then tav edit",
     "validation_steps": "tuning does not edit; use tav export and then tav edit",
     "trainable_modules": "only attn1.to_q, attn2.to_q and attn_temp are tuned",
-    "mixed_precision": "chosen for the device; --mixed-precision sets it",
-    "resume_from_checkpoint": "use --resume",
-    "train_batch_size": "one clip a step",
-    "gradient_accumulation_steps": "one clip a step",
+    "mixed_precision": "chosen for the device, unless it is given beside this file",
+    "resume_from_checkpoint": "use resume",
+    "train_batch_size": "one clip per step",
+    "gradient_accumulation_steps": "one clip per step",
     "use_8bit_adam": "AdamW keeps its state in float32",
-    "scale_lr": "--learning-rate is taken as it is",
+    "scale_lr": "learning_rate is taken as it is",
     "lr_scheduler": "the learning rate is constant",
 }
 
@@ -103,7 +103,7 @@ def _translate(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     notes = [
         f"{', '.join(keys)} {'is' if len(keys) == 1 else 'are'} not honoured: {reason}" for reason, keys in left.items()
     ]
-    notes.append("the defaults differ from the released code's formulas; --preset original computes those")
+    notes.append("the defaults differ from the released code's formulas; preset original computes those")
     return ours, notes
 
 

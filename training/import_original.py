@@ -1,4 +1,4 @@
-"""A checkpoint of the released code as a run: its tuned tensors and a record, so that export and edit take it."""
+"""A checkpoint of the released code as a run: its tuned weights and a record, so that export and edit take it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.base.reading import reading
 from tav_sdk.training.checkpoint import save_tuned_weights, versions, write_record
 from tav_sdk.training.config import InflationOptions, TuneConfig
-from tav_sdk.training.run_folder import DELTA, FORMAT_VERSION, Run, load_run
+from tav_sdk.training.run_base import base_of_config
+from tav_sdk.training.run_folder import FORMAT_VERSION, TUNED, Run, load_run
 from tav_sdk.training.unet.inflation import inflate, load_original_state, trainable_parameters
 from tav_sdk.video.clip import read_video
 from tav_sdk.video.frames import check_size
@@ -56,7 +57,7 @@ def import_original(
 
     Raises:
         CheckpointError: the checkpoint is missing or unreadable, keys are missing or left over, or other tensors than
-            the tuned ones differ from the base's; names the first ten and the count.
+            the tuned weights differ from the base's; names the first ten and the count.
         PickledWeightsError: it has only a ``.bin`` file and ``allow_pickle`` is not set.
         BaseModelError: the base is missing, or of a kind that cannot be inflated.
         SizeError: the base cannot take height or width.
@@ -73,7 +74,7 @@ def import_original(
         **settings,
     )
     path = find_checkpoint(folder, config)
-    model = PretrainedBase.of_config(config)
+    model = base_of_config(config)
     check_size(config.height, config.width, model.size_multiple)
     clip = _clip(config)
     unet = inflate(model.load_unet(), config.inflation, config.num_frames)
@@ -94,8 +95,8 @@ def import_original(
         "imported": {"name": path.name, "sha256": sha256_of(path), "of": "showlab/Tune-A-Video"},
     }
     with new_folder(out, overwrite=overwrite) as new:
-        save_tuned_weights(unet, new / DELTA, {"format": "tav-sdk delta"})
-        write_record(new, record | {"delta_sha256": sha256_of(new / DELTA)})
+        save_tuned_weights(unet, new / TUNED, {"format": "tav-sdk tuned weights"})
+        write_record(new, record | {"tuned_sha256": sha256_of(new / TUNED)})
     return load_run(out)
 
 
@@ -122,7 +123,7 @@ def find_checkpoint(folder: str | Path, config: TuneConfig) -> Path:
     if found[0].suffix == ".bin" and not config.allow_pickle:
         raise PickledWeightsError(
             f"the checkpoint {found[0]} is pickled; reading a pickle can run code. Convert it to .safetensors, or, if "
-            "you trust it, allow it with --allow-pickle (allow_pickle=True), which reads tensors only (weights_only)"
+            "you trust it, allow it with allow_pickle, which reads tensors only (weights_only)"
         )
     return found[0]
 
@@ -137,13 +138,12 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _check_frozen(path: Path, before: Mapping[str, Tensor], state: Mapping[str, Tensor], base: PretrainedBase) -> None:
-    """Compare all but the tuned tensors with the base's."""
+    """Compare all but the tuned weights with the base's."""
     changed = [name for name, tensor in before.items() if not _same(tensor, state[name].float())]
     if changed:
         raise CheckpointError(
             f"the checkpoint {path} was not tuned from the base {base.name}, or more than the paper's tensors were: "
-            f"{len(changed)} of {len(before)} others differ:{listed(changed)}Give the base that it was made from with "
-            "--base"
+            f"{len(changed)} of {len(before)} others differ:{listed(changed)}Give the base that it was made from"
         )
 
 

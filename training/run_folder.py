@@ -1,9 +1,11 @@
-"""A run on disk: the tuned tensors only, and a record of everything that decided them. Read without PyTorch.
+"""A run on disk: the tuned weights only, and a record of everything that decided them. Read without PyTorch.
 
 run.json                    the record
-delta.safetensors           tuned tensors, float32, sorted by name
+tuned.safetensors           the tuned weights, float32, sorted by name
 snapshots/step-000100.safetensors ... likewise, of earlier steps
-log.jsonl                   step and loss, a line a step
+log.jsonl                   step and loss, one line per step
+
+In runs of format 1 the tuned weights are called ``delta.safetensors``, and their hash ``delta_sha256``.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from tav_sdk.errors import CheckpointError
 from tav_sdk.files import sha256_of
 from tav_sdk.training.config import InflationOptions, TuneConfig
 
-RECORD, DELTA, SNAPSHOTS, LOG = "run.json", "delta.safetensors", "snapshots", "log.jsonl"
+RECORD, TUNED, SNAPSHOTS, LOG = "run.json", "tuned.safetensors", "snapshots", "log.jsonl"
 STARTED = "started.json"
 """What an unfinished run was started with."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+NAMES_OF_FORMAT_1 = ("delta.safetensors", "delta_sha256")
+"""The file of the tuned weights, and the record's key of its hash."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,8 @@ class Run:
 
     Attributes:
         folder: where it lies.
-        record: the parsed ``run.json``.
-        snapshot: the file of tuned tensors, if the run is taken :meth:`at` an earlier step.
+        record: the parsed ``run.json``, with the keys of the newest format.
+        snapshot: the file of tuned weights, if the run is taken :meth:`at` an earlier step.
     """
 
     folder: Path
@@ -49,12 +53,12 @@ class Run:
 
     @property
     def tuned_path(self) -> Path:
-        """The file of tuned tensors."""
-        return self.snapshot or self.folder / DELTA
+        """The file of the tuned weights."""
+        return self.snapshot or self.folder / _tuned_file(self.record["format_version"])
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The steps whose tuned tensors are there, rising: those of the snapshots, and the last."""
+        """The steps whose tuned weights are there, rising: those of the snapshots, and the last."""
         names = [path.stem.removeprefix("step-") for path in (self.folder / SNAPSHOTS).glob("step-*.safetensors")]
         return tuple(sorted({int(name) for name in names if name.isdigit()} | {self.config.num_train_steps}))
 
@@ -73,14 +77,14 @@ class Run:
             has = f"snapshots of the steps {there} and the last, {last}" if there else f"the last step, {last}, alone"
             raise CheckpointError(
                 f"the run {self.folder} has no snapshot of step {step}: it has {has}; tune again with "
-                "--checkpointing-steps N for one every N steps"
+                "checkpointing_steps N for one every N steps"
             )
         config = {**self.record["config"], "num_train_steps": step}
-        return Run(self.folder, {**self.record, "config": config, "delta_sha256": sha256_of(path)}, path)
+        return Run(self.folder, {**self.record, "config": config, "tuned_sha256": sha256_of(path)}, path)
 
 
 def snapshot_name(step: int) -> str:
-    """The file of a step's tuned tensors, in :data:`SNAPSHOTS`."""
+    """The file of a step's tuned weights, in :data:`SNAPSHOTS`."""
     return f"step-{step:06d}.safetensors"
 
 
@@ -88,31 +92,39 @@ def load_run(folder: str | Path) -> Run:
     """Read and check a run folder.
 
     Raises:
-        CheckpointError: there is no finished run, its record is damaged, or the tuned tensors were changed.
+        CheckpointError: there is no finished run, its record is damaged, or the tuned weights were changed.
     """
     folder = Path(folder)
     if not (folder / RECORD).is_file():
         started = partial_folder(folder)
         if (folder / "manifest.json").is_file():
             raise CheckpointError(f"{folder} is a bundle already; expected a run, as tav tune writes it")
-        hint = f"; it was started but not finished: tune again with --resume ({started})" if started.exists() else ""
+        hint = f"; it was started but not finished: tune again with resume ({started})" if started.exists() else ""
         raise CheckpointError(f"there is no finished run in {folder} (no {RECORD}){hint}")
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        version, expected = record["format_version"], record["delta_sha256"]
+        version = record["format_version"]
+        if version == 1:
+            record["tuned_sha256"] = record.pop(NAMES_OF_FORMAT_1[1])
+        expected = record["tuned_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / RECORD} is damaged: {error}; tune again") from error
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{folder} has run format {version}, this version reads up to {FORMAT_VERSION}; update tav-sdk"
         )
-    if not (folder / DELTA).is_file():
-        raise CheckpointError(f"{folder} lacks {DELTA}, the tuned tensors; tune again")
-    if (got := sha256_of(folder / DELTA)) != expected:
+    run = Run(folder, record)
+    if not run.tuned_path.is_file():
+        raise CheckpointError(f"{folder} lacks {run.tuned_path.name}, the tuned weights; tune again")
+    if (got := sha256_of(run.tuned_path)) != expected:
         raise CheckpointError(
-            f"{folder / DELTA} was changed: expected sha256 {expected[:12]}..., got {got[:12]}...; tune again"
+            f"{run.tuned_path} was changed: expected sha256 {expected[:12]}..., got {got[:12]}...; tune again"
         )
-    return Run(folder, record)
+    return run
+
+
+def _tuned_file(version: int) -> str:
+    return NAMES_OF_FORMAT_1[0] if version == 1 else TUNED
 
 
 def partial_folder(out: str | Path) -> Path:

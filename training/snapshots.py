@@ -21,6 +21,7 @@ from tav_sdk.progress import Callback, UNet
 from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.checkpoint import load_tuned_weights, untuned_weights
 from tav_sdk.training.encode import encode_clip, encode_prompts
+from tav_sdk.training.run_base import base_of_run
 from tav_sdk.training.run_folder import Run
 from tav_sdk.training.torch_engine import TorchEngine
 from tav_sdk.training.unet.inflation import inflate, trainable_parameters
@@ -72,7 +73,7 @@ def compare_snapshots(
     scale, config = check_adapter_scale(adapter_scale), run.config
     runs = [run.at(step) for step in sorted(set(run.steps if steps is None else steps))]
     clip = _clip(run, video)
-    base = base or PretrainedBase.of_run(run)
+    base = base or base_of_run(run)
     n = base.recommended.num_inference_steps if num_inference_steps is None else num_inference_steps
     guidance = base.recommended.guidance_scale if guidance_scale is None else guidance_scale
     base.schedule.timesteps(n)  # before the work: is there such a number of steps?

@@ -25,7 +25,7 @@ class Tuner:
     """The tuning loop's state: model, optimizer and step; one call of :meth:`step` is one update.
 
     Args:
-        model: an inflated U-Net; its parameters are frozen but for the tuned ones.
+        model: an inflated U-Net; its parameters are frozen but for the tuned weights.
         latents: the clip's posterior.
         states: ``(1, s, d)`` text states of its caption.
         schedule: the base's schedule.
@@ -75,8 +75,8 @@ class Tuner:
         value = loss.item()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
-                f"the loss is {value} at step {self.steps_done + 1}; try a lower --learning-rate (now "
-                f"{self.config.learning_rate:g}) or another --mixed-precision (bf16 or no)"
+                f"the loss is {value} at step {self.steps_done + 1}; try a lower learning_rate (now "
+                f"{self.config.learning_rate:g}) or another mixed_precision (bf16 or no)"
             )
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -148,5 +148,5 @@ def default_mixed_precision(device: str) -> MixedPrecision:
 def _amp_dtype(config: TuneConfig, device: torch.device) -> torch.dtype | None:
     precision = config.mixed_precision or default_mixed_precision(device.type)
     if precision == "fp16" and device.type == "cpu":
-        raise ConfigError("fp16 tuning needs a GPU; on a CPU choose --mixed-precision no or bf16")
+        raise ConfigError("fp16 tuning needs a GPU; on a CPU choose mixed_precision no or bf16")
     return {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]

@@ -20,12 +20,14 @@ from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.checkpoint import save_tuned_weights, versions, write_record
 from tav_sdk.training.config import TuneConfig
 from tav_sdk.training.encode import prepare
+from tav_sdk.training.run_base import base_of_config
 from tav_sdk.training.run_folder import (
-    DELTA,
     FORMAT_VERSION,
     LOG,
+    RECORD,
     SNAPSHOTS,
     STARTED,
+    TUNED,
     Run,
     load_run,
     partial_folder,
@@ -59,7 +61,7 @@ def tune(
 
     Args:
         config: see :class:`TuneConfig`.
-        callback: called after every step, with ``metrics["loss"]``; ``False`` stops, as Ctrl-C does.
+        callback: called after every step, with its ``loss``; ``False`` stops, as Ctrl-C does.
         resume: continue an unfinished run of the same configuration; start anew if there is none.
         overwrite: replace a run that is there.
         device: a torch device; by default a GPU if there is one.
@@ -74,15 +76,13 @@ def tune(
         CancelledError: the callback returned ``False``.
     """
     out = Path(config.out)
-    if resume and (out / DELTA).is_file():
+    if resume and (out / RECORD).is_file():
         return _finished(config, load_run(out))
     check_new(out, overwrite=overwrite)
     if (partial_folder(out) / RESUME).is_file() and not (resume or overwrite):
-        raise OutputError(
-            f"an unfinished run of {out} is there; continue it with --resume, or start anew with --overwrite"
-        )
+        raise OutputError(f"an unfinished run of {out} is there; continue it with resume, or start anew with overwrite")
     device = find_device(device)
-    base = PretrainedBase.of_config(config)
+    base = base_of_config(config)
     check_size(config.height, config.width, base.size_multiple)
     schedule = base.schedule
     clip = read_video(
@@ -102,8 +102,8 @@ def tune(
         if (folder / RESUME).is_file():
             tuner.load(folder / RESUME)
         seconds = _run(tuner, config, folder, callback)
-        save_tuned_weights(model, folder / DELTA, {"format": "tav-sdk delta"})
-        record |= {"delta_sha256": sha256_of(folder / DELTA), "seconds": round(seconds, 1), "device": str(device)}
+        save_tuned_weights(model, folder / TUNED, {"format": "tav-sdk tuned weights"})
+        record |= {"tuned_sha256": sha256_of(folder / TUNED), "seconds": round(seconds, 1), "device": str(device)}
         write_record(folder, record)
         for name in (RESUME, STARTED):
             (folder / name).unlink(missing_ok=True)
@@ -112,7 +112,7 @@ def tune(
 
 
 def _run(tuner: Tuner, config: TuneConfig, folder: Path, callback: Callback | None) -> float:
-    """All steps that are left; whatever stops them, the state for ``--resume`` is written."""
+    """All steps that are left; whatever stops them, the state for ``resume`` is written."""
     total, began, saved = config.num_train_steps, time.perf_counter(), tuner.steps_done
     _truncate_log(folder / LOG, tuner.steps_done)
     try:
@@ -125,7 +125,17 @@ def _run(tuner: Tuner, config: TuneConfig, folder: Path, callback: Callback | No
                     tuner.save(folder / RESUME)
                     saved = tuner.steps_done
                     save_tuned_weights(tuner.model, folder / SNAPSHOTS / snapshot_name(saved))
-                report(callback, StepProgress("tune", tuner.steps_done, total, metrics=metrics))
+                report(
+                    callback,
+                    StepProgress(
+                        "tune",
+                        tuner.steps_done,
+                        total,
+                        timestep=int(metrics["timestep"]),
+                        loss=metrics["loss"],
+                        grad_norm=metrics["grad_norm"],
+                    ),
+                )
     except BaseException as error:
         # A non-finite loss would come again: continue from the last good snapshot, not from here.
         if not isinstance(error, (NonFiniteLossError, OSError)) and tuner.steps_done > saved:
@@ -157,12 +167,12 @@ def _check_same_run(folder: Path, record: dict[str, Any]) -> None:
         try:
             before = json.loads(started.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise CheckpointError(f"{started} is damaged: {error}; start anew with --overwrite") from error
+            raise CheckpointError(f"{started} is damaged: {error}; start anew with overwrite") from error
         old, new = _identity(before), _identity(record)
         if changed := sorted(key for key in new if new[key] != old.get(key)):
             what = ", ".join(f"{key} (was {old.get(key)!r}, is {new[key]!r})" for key in changed)
             raise ConfigError(
-                f"the unfinished run cannot be resumed with other settings: {what}; start anew with --overwrite"
+                f"the unfinished run cannot be resumed with other settings: {what}; start anew with overwrite"
             )
     started.write_text(json.dumps(record), encoding="utf-8")
 
@@ -183,7 +193,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
         torch.zeros(1, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"the device {str(device)!r} cannot be used here: {reason}; leave --device out") from error
+        raise ConfigError(f"the device {str(device)!r} cannot be used here: {reason}; leave device out") from error
     return found
 
 
@@ -193,12 +203,12 @@ def _finished(config: TuneConfig, run: Run) -> Run:
     ]
     if changed:
         raise ConfigError(
-            f"the run {run.folder} is finished, with other settings ({', '.join(changed)}); tune anew with --overwrite"
+            f"the run {run.folder} is finished, with other settings ({', '.join(changed)}); tune anew with overwrite"
         )
     if run.config.num_train_steps != config.num_train_steps:
         raise InputError(
             f"the run {run.folder} is finished with {run.config.num_train_steps} steps and cannot be resumed to "
-            f"{config.num_train_steps}; tune anew with --overwrite"
+            f"{config.num_train_steps}; tune anew with overwrite"
         )
     return run
 

@@ -90,7 +90,7 @@ class Flavour:
 
     @property
     def version(self) -> str:
-        """Of the library; a plan runs on no other."""
+        """The library's version; a plan runs on no other."""
         return self.trt.__version__
 
     @property

@@ -1,7 +1,4 @@
-"""From an ONNX graph to a TensorRT plan, and the cache of plans.
-
-    build_plan(graph, path, engine="tensorrt-rtx")    one file
-    make_plan(graph, "tensorrt-rtx")                  the same in the cache, built unless it is there
+"""From an ONNX graph to a TensorRT plan, which is one file.
 
 Needs neither torch nor onnx, and TensorRT for RTX no GPU either.
 
@@ -13,21 +10,18 @@ overlap a run, and TensorRT 11.3 knows of refittable plans that lose the bias of
 from __future__ import annotations
 
 import contextlib
-import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tav_sdk.engines.base import Graph, TensorSpec
+from tav_sdk.engines.base import Graph
 from tav_sdk.engines.trt import cuda
 from tav_sdk.engines.trt.api import Flavour, load
+from tav_sdk.engines.trt.profiles import Shapes, profiles_of
 from tav_sdk.errors import EngineError, InputError, TavError
 from tav_sdk.files import new_file
-
-Shapes = dict[str, tuple[int, ...]]
-"""The shape of every input, by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,36 +37,6 @@ class BuildOptions:
             raise InputError(f"optimization_level must be 0 to 5, got {self.optimization_level}")
         if self.workspace is not None and self.workspace <= 0:
             raise InputError(f"workspace must be a positive number of bytes, got {self.workspace}")
-
-
-def profiles_of(graph: Graph) -> list[Shapes]:
-    """The shapes that a graph runs with: one static optimisation profile for every combination of its axes' lengths.
-
-    Profiles share one copy of a weight, unless their kernels want it laid out in two ways. Measured: they do where one
-    profile multiplies a single row with it, as the U-Net's time embedding at batch 1, and nowhere else.
-
-    Raises:
-        EngineError: an axis of an input has no lengths in ``graph.axes``.
-    """
-    names = sorted({axis for spec in graph.inputs for axis in spec.shape if isinstance(axis, str)})
-    for name in names:
-        if not graph.axes.get(name):
-            raise EngineError(
-                f"the {graph.name} graph does not say which lengths its axis {name!r} has, and TensorRT builds for "
-                "fixed ones; export the bundle again"
-            )
-    profiles = []
-    for lengths in itertools.product(*(graph.axes[name] for name in names)):
-        at = dict(zip(names, lengths, strict=True))
-        profiles.append({spec.name: _static(spec, at) for spec in graph.inputs})
-    return profiles
-
-
-def _static(spec: TensorSpec, lengths: dict[str, int]) -> tuple[int, ...]:
-    return tuple(lengths[axis] if isinstance(axis, str) else axis for axis in spec.shape)
-
-
-# --- building ---------------------------------------------------------------------------------------------------------
 
 
 def build_plan(
@@ -220,6 +184,3 @@ def _errors_of(flavour: Flavour, graph: Graph) -> Iterator[None]:
         raise EngineError(
             f"{flavour.title} cannot build the {graph.name} graph {graph.path}: {said} ({what}){hint}"
         ) from error
-
-
-# --- the cache --------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import numpy as np
 from tav_sdk.engines.base import Engine, Graph, Weights
 from tav_sdk.engines.trt import cuda
 from tav_sdk.engines.trt.api import Flavour, load
-from tav_sdk.engines.trt.build import Shapes, profiles_of
 from tav_sdk.engines.trt.plan import load_plan, rebuild_hint
+from tav_sdk.engines.trt.profiles import Shapes, choose_profile, profiles_of
 from tav_sdk.errors import EngineError, InputError
 
 
@@ -99,24 +99,6 @@ class TrtEngine(Engine):
         if self._weights is not None:
             self._weights.close()
         self._weights = self._plan = None
-
-
-def choose_profile(graph: str, profiles: Sequence[Shapes], feeds: dict[str, np.ndarray]) -> int:
-    """The number of the profile whose shapes the feeds have.
-
-    Raises:
-        InputError: none has; says which there are.
-    """
-    for number, shapes in enumerate(profiles):
-        if all(feeds[name].shape == shape for name, shape in shapes.items()):
-            return number
-    strange = (name for name in profiles[0] if feeds[name].shape not in {shapes[name] for shapes in profiles})
-    first = next(strange, next(iter(profiles[0])))  # or each fits some profile, but no profile fits them all
-    built = " or ".join(str(list(shape)) for shape in dict.fromkeys(shapes[first] for shapes in profiles))
-    raise InputError(
-        f"the {graph} plan was built for {first!r} of shape {built}, got {list(feeds[first].shape)}; export the bundle "
-        "for that length, or use another engine"
-    )
 
 
 class _Weights:
@@ -217,6 +199,3 @@ class _Context:
             self._recording.close()
         self._context = None  # before the buffers that it points to
         self._owned.close()
-
-
-# --- plans that do not load -------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tav_sdk.video.clip import Video
 
 STAGES = ("read", "vae encode", "text", "inversion", "sampling", "vae decode", "write")
-"""Of an edit, in their order; ``read`` and ``write`` are the video file's."""
+"""The stages of an edit, in their order; ``read`` and ``write`` are the video file's."""
 
 
 class Stopwatch:

@@ -31,7 +31,7 @@ def matmul_peak(device: str = "cpu", *, repeats: int = 8) -> dict[str, float]:
         repeats: of every product; the best one counts.
 
     Returns:
-        ``fp32`` and ``bf16``; of a GPU ``fp16``, too.
+        ``fp32`` and ``bf16``; of a GPU also ``fp16``.
     """
     found: dict[str, float] = {}
     for size in SIZES if device == "cpu" else GPU_SIZES:

@@ -18,6 +18,7 @@ from tav_sdk.errors import InputError
 from tav_sdk.export.graphs import TextEncoderGraph, VaeDecoderGraph, VaeEncoderGraph
 from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.checkpoint import load_tuned_weights
+from tav_sdk.training.run_base import base_of_run
 from tav_sdk.training.run_folder import Run
 from tav_sdk.training.torch_engine import TorchEngine
 from tav_sdk.training.unet.inflation import inflate
@@ -58,7 +59,7 @@ def peer_engines(
     if precision not in DTYPES:
         raise InputError(f"a peer cannot compute in {precision!r}; choose one of {', '.join(DTYPES)}")
     dtype = DTYPES[precision]
-    base = base or PretrainedBase.of_run(run)
+    base = base or base_of_run(run)
     unet = inflate(base.load_unet(), run.config.inflation, run.config.num_frames)
     load_tuned_weights(unet, run.tuned_path)
     vae = base.load_vae()

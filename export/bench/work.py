@@ -12,7 +12,7 @@ import onnx_ir
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Of one call of a graph.
+    """The work of one call of a graph.
 
     Attributes:
         flops: floating-point operations of its matrix products, convolutions and attention, two for a multiply-add.

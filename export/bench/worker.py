@@ -8,7 +8,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Read what to do from the first argument, JSON; see :func:`tav_sdk.cli.bench.time_edits`."""
+    """Read what to do from the first argument, JSON; see :func:`tav_sdk.export.bench.processes.time_edits`."""
     task: dict[str, Any] = json.loads(sys.argv[1])
 
     from tav_sdk.bundle.bundle import Bundle

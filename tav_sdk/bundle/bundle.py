@@ -14,7 +14,7 @@ import numpy as np
 
 from tav_sdk.bundle.graph_folder import GraphFolder
 from tav_sdk.bundle.layout import DOWN_RESIDUAL, GRAPHS, MID_RESIDUAL, SCHEDULER, TUNED_FILE, UNET, UNTUNED_FILE
-from tav_sdk.bundle.manifest import GraphEntry, Manifest, StoredTensor, _Provenance, read_manifest
+from tav_sdk.bundle.manifest import GraphEntry, Manifest, StoredTensor, read_manifest
 from tav_sdk.bundle.tuned_weights import is_in_base, scale_tuned_weights
 from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.engines.base import TensorSpec, Weights
@@ -120,7 +120,7 @@ def check_same_base(mine: Bundle, other: Bundle) -> None:
 
 def _differences(mine: Manifest, other: Manifest) -> Iterator[tuple[str, object, object]]:
     """What keeps two bundles apart, the most telling first: a name, and the value in each."""
-    bases = [_Provenance.model_validate(manifest.provenance).base for manifest in (mine, other)]
+    bases = [mine.base, other.base]
     if bases[0].sha256 != bases[1].sha256:
         here, there = (f"{base.name} ({base.sha256[:12]}...)" for base in bases)
         yield "base model", here, there

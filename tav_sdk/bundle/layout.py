@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-FORMAT_VERSION = 2
-"""Of bundles that are written; those of format 1 are read, too, but their clip's weights cannot be swapped."""
+FORMAT_VERSION = 3
+"""What is written. Formats 1 and 2 are read as well; the weights of a bundle of format 1 cannot be swapped."""
 MANIFEST = "manifest.json"
 
 

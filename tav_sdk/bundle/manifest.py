@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tav_sdk.bundle.layout import FORMAT_VERSION, MANIFEST
 from tav_sdk.bundle.precision import Precision
@@ -87,26 +87,25 @@ class GraphEntry(Strict):
     untuned: tuple[StoredTensor, ...] = ()
 
 
-class _Base(BaseModel):
+class BaseEntry(Strict):
+    """The base that a bundle was made of: its name, and SHA-256 of what it computes with."""
+
     name: str
     sha256: str
 
 
-class _Clip(BaseModel):
-    fps: float
+class ClipEntry(Strict):
+    """The clip that was tuned on, as it was read.
 
+    Attributes:
+        fps: frames per second of the frames that were taken, at least 0.01.
+        start: index of the first in its file.
+        stride: distance between them.
+    """
 
-class _Tuning(BaseModel):
-    start: int
-    stride: int
-
-
-class _Provenance(BaseModel):
-    """What code relies on of a manifest's provenance; the rest is for people."""
-
-    base: _Base
-    clip: _Clip
-    tuning: _Tuning
+    fps: float = Field(ge=0.01, le=1000)
+    start: int = Field(ge=0)
+    stride: int = Field(ge=1)
 
 
 class Manifest(Strict):
@@ -128,10 +127,13 @@ class Manifest(Strict):
         quality: how the export's edits compared with those of the float32 model, see :mod:`tav_sdk.export.quality`;
             none where they were not compared.
         files: size and hash of every file, by its path in the bundle.
-        provenance: base, clip, tuning and versions, for people.
+        base: what it was made of.
+        clip: what was tuned on.
+        tuned_sha256: of the file of tuned weights that it was exported from.
+        provenance: base, clip, tuning and versions, for people; no code reads it.
     """
 
-    format_version: Literal[1, 2]
+    format_version: Literal[1, 2, 3]
     precision: Precision
     prompt: str
     num_frames: int
@@ -147,13 +149,10 @@ class Manifest(Strict):
     graphs: dict[str, GraphEntry]
     quality: dict[str, float] | None = None
     files: dict[str, FileEntry]
+    base: BaseEntry
+    clip: ClipEntry
+    tuned_sha256: str
     provenance: dict[str, Any]
-
-    @field_validator("provenance")
-    @classmethod
-    def _has_what_the_pipeline_reads(cls, value: dict[str, Any]) -> dict[str, Any]:
-        _Provenance.model_validate(value)
-        return value
 
     @property
     def inversion_prompt(self) -> str:
@@ -191,10 +190,28 @@ def read_manifest(folder: Path) -> Manifest:
             "update with: pip install --upgrade tav-sdk"
         )
     try:
-        return Manifest.model_validate(values)
+        return Manifest.model_validate(_typed(values))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise BundleError(
             f"{path} is not a valid manifest: {where}: {first['msg']}; export the bundle again"
         ) from error
+
+
+def _typed(values: Any) -> Any:
+    """A manifest of format 1 or 2 with the entries of format 3, which stood among what is for people."""
+    if not isinstance(values, dict) or values.get("format_version") not in (1, 2):
+        return values
+    told = values.get("provenance")
+    told = told if isinstance(told, dict) else {}
+    base, clip, tuning = (one if isinstance(one := told.get(name), dict) else {} for name in ("base", "clip", "tuning"))
+    return {
+        **values,
+        "base": {name: base[name] for name in ("name", "sha256") if name in base},
+        "clip": {
+            **({"fps": clip["fps"]} if "fps" in clip else {}),
+            **{name: tuning[name] for name in ("start", "stride") if name in tuning},
+        },
+        "tuned_sha256": told.get("delta_sha256", ""),
+    }

@@ -8,7 +8,6 @@ base, as it was before tuning, and at scale 1 the tuned one.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,9 +25,11 @@ def check_adapter_scale(scale: float) -> float:
     Raises:
         InputError: it is no number from 0 to :data:`MAX_ADAPTER_SCALE`.
     """
-    if not (isinstance(scale, int | float | np.floating) and math.isfinite(scale) and 0 <= scale <= MAX_ADAPTER_SCALE):
+    is_number = isinstance(scale, int | float | np.integer | np.floating) and not isinstance(scale, bool)
+    if not (is_number and 0 <= scale <= MAX_ADAPTER_SCALE):
         raise InputError(
-            f"adapter_scale must be from 0 (the base) to {MAX_ADAPTER_SCALE:g}, got {scale}; 1 is as it was tuned"
+            f"must be from 0 (the base) to {MAX_ADAPTER_SCALE:g}, got {scale}; 1 is as it was tuned",
+            field="adapter_scale",
         )
     return float(scale)
 

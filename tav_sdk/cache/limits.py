@@ -65,5 +65,10 @@ def size_variable(kind: str) -> str:
 
 
 def check_kind(kind: str) -> None:
+    """Check that there is such a kind of cache.
+
+    Raises:
+        InputError: there is not; lists them.
+    """
     if kind not in LIMITS:
         raise InputError(f"there is no cache {kind!r}; the caches are {', '.join(LIMITS)}")

@@ -22,9 +22,6 @@ import contextlib
 import logging
 import os
 import re
-import stat
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -33,28 +30,21 @@ from typing import Any
 from tav_sdk.cache.entry import (
     CacheEntry,
     CacheProblem,
-    DamagedEntryError,
     canonical_json,
     delete_entry,
     describe_entry,
-    entry_problem,
-    entry_size,
-    finish_entry,
     set_aside,
     touch_entry,
-    why_foreign,
 )
 from tav_sdk.cache.limits import ROOT_VARIABLE, cache_root, check_kind, size_limit, size_variable
+from tav_sdk.cache.locks import hold, let_go, locked, remove_entry, sweep
+from tav_sdk.cache.record import DamagedEntryError, entry_problem, write_record
+from tav_sdk.cache.trust import folder_distrust
 from tav_sdk.errors import InputError, OutputError
 from tav_sdk.files import new_folder
 
 _KEY = re.compile(r"[0-9a-f]{64}")
-_OWN = re.compile(r"\.([0-9a-f]{64})[.-](.+)")  # a lock, or a temporary folder of new_folder or _set_aside
-
 _log = logging.getLogger(__name__)
-
-_uses: Counter[Path] = Counter()  # entries that this process was given and has not released
-_uses_guard = threading.Lock()
 
 
 class Cache:
@@ -106,16 +96,16 @@ class Cache:
         path = self._path(key)
         if not os.path.lexists(path):
             return None
-        if why := self._distrust():
+        if why := folder_distrust(self.folder):
             _log.warning("the cache %s is not used: %s", self.folder, why)
             return None
-        _hold(path)  # before the check, so that nothing here removes it in between
+        hold(path)  # before the check, so that nothing here removes it in between
         if not entry_problem(path, key):
             touch_entry(path)
             return path
-        self.release(key)
+        let_go(path)
         try:
-            with self._locked(key, wait=False) as mine:
+            with locked(path, wait=False) as mine:
                 # Another process may have been removing it, or have made it again, while it was read.
                 if mine and os.path.lexists(path) and (problem := entry_problem(path, key)):
                     _log.warning("the cache entry %s is not used: %s; removing it", path, problem)
@@ -149,25 +139,21 @@ class Cache:
         self._prepare()
         with contextlib.ExitStack() as stack:
             with self._write_errors():
-                stack.enter_context(self._locked(key, wait=True))
+                stack.enter_context(locked(path, wait=True))
             if os.path.lexists(path) and (problem := entry_problem(path, key)):
                 _log.warning("the cache entry %s is not used: %s; making it again", path, problem)
                 with self._write_errors():
                     delete_entry(set_aside(path))
             if not os.path.lexists(path):
                 self._make(path, make, facts)
-            _hold(path)
+            hold(path)
             touch_entry(path)
         self._evict(key)
         return path
 
     def release(self, key: str) -> None:
         """Say that the files of an entry, as given out by one call, are no longer needed; it may be evicted then."""
-        path = self._path(key)
-        with _uses_guard:
-            _uses[path] -= 1
-            if _uses[path] <= 0:
-                del _uses[path]
+        let_go(self._path(key))
 
     # -- looking after it ----------------------------------------------------------------------------------------
 
@@ -183,7 +169,7 @@ class Cache:
         """What will not be used; nothing is removed. Reads and hashes every file (about 1 s a GB)."""
         if self.root.exists() and not self.root.is_dir():
             return [CacheProblem(self.root, "it is a file, not a folder")]
-        if os.path.lexists(self.folder) and (why := self._distrust()):
+        if os.path.lexists(self.folder) and (why := folder_distrust(self.folder)):
             return [CacheProblem(self.folder, why)]
         problems = []
         for path in self._paths():
@@ -204,7 +190,7 @@ class Cache:
             return 0
         self._check_trust()
         with self._write_errors():
-            return self._take(path, spare=False)
+            return remove_entry(path, spare_held=False)
 
     def clear(self, *, unused_for: timedelta | None = None) -> int:
         """Remove the entries, in use or not, but those that are just being made, and what dead processes left.
@@ -239,18 +225,8 @@ class Cache:
         except OSError:
             return []
 
-    def _distrust(self) -> str:
-        """Why nothing in the folder can be trusted; empty if it can."""
-        try:
-            status = os.lstat(self.folder)
-        except OSError as error:
-            return error.strerror or str(error)
-        if not stat.S_ISDIR(status.st_mode):
-            return "it is a link or a file, not a folder"
-        return f"it {why}" if (why := why_foreign(status)) else ""
-
     def _check_trust(self) -> None:
-        if why := self._distrust():
+        if why := folder_distrust(self.folder):
             raise OutputError(
                 f"the cache {self.folder} is not used: {why}. Expected a folder that this user owns and nobody else "
                 f"may write; name another folder for the caches in {ROOT_VARIABLE}, or remove this one."
@@ -269,7 +245,7 @@ class Cache:
         try:
             with new_folder(path) as new:
                 make(new)
-                finish_entry(new, path.name, facts)
+                write_record(new, path.name, facts)
         except OutputError as error:
             if isinstance(error.__cause__, OSError):
                 raise self._unwritable(error.__cause__) from error
@@ -291,52 +267,12 @@ class Cache:
             f"space (tav cache clear empties it), or name another folder for the caches in {ROOT_VARIABLE}."
         )
 
-    @contextlib.contextmanager
-    def _locked(self, key: str, *, wait: bool) -> Iterator[bool]:
-        """The key's lock; without ``wait``, whether it could be had. A lock's file lives as long as its entry."""
-        from filelock import FileLock, Timeout
-
-        path = self.folder / f".{key}.lock"
-        lock = FileLock(path, mode=0o600)
-        with contextlib.suppress(Timeout):
-            lock.acquire(blocking=False)
-        if not lock.is_locked:
-            if not wait:
-                yield False
-                return
-            _log.info("waiting for another process or thread, which has the cache entry %s", self.folder / key)
-            lock.acquire()
-        try:
-            yield True
-        finally:
-            if not os.path.lexists(self.folder / key):
-                with contextlib.suppress(OSError):
-                    path.unlink()  # whoever waits for it takes a new one
-            lock.release()
-
     def _sweep(self) -> None:
-        """Remove what processes left that died while they wrote; those that live hold the key's lock."""
-        with contextlib.suppress(OSError):
-            for path in () if self._distrust() else tuple(self.folder.iterdir()):
-                match = _OWN.fullmatch(path.name)
-                if match is None or (match[2] == "lock" and os.path.lexists(self.folder / match[1])):
-                    continue
-                with self._locked(match[1], wait=False) as mine:  # takes an idle lock's file with it
-                    if mine and match[2] != "lock":
-                        delete_entry(path)
-
-    def _take(self, path: Path, *, spare: bool) -> int:
-        """Remove an entry and give its size, 0 if another process has it or, with ``spare``, if it is in use here."""
-        with self._locked(path.name, wait=False) as mine:
-            with _uses_guard:
-                if not mine or not os.path.lexists(path) or (spare and path in _uses):
-                    return 0
-                size = entry_size(path)
-                trash = set_aside(path)
-            delete_entry(trash)
-            return size
+        if not folder_distrust(self.folder):
+            sweep(self.folder)
 
     def _evict(self, made: str) -> None:
+        """Remove what was not used for longest, until the limit is kept; never what was just made."""
         entries = self.entries()
         total = sum(entry.size for entry in entries)
         size = sum(entry.size for entry in entries if entry.key == made)
@@ -353,14 +289,6 @@ class Cache:
             if total <= self.max_bytes:
                 return
             try:
-                total -= self._take(entry.path, spare=True)
+                total -= remove_entry(entry.path, spare_held=True)
             except OSError as error:
                 _log.warning("the cache entry %s cannot be removed: %s", entry.path, error.strerror or error)
-
-
-# --- entries on disk ----------------------------------------------------------------------------------------------
-
-
-def _hold(path: Path) -> None:
-    with _uses_guard:
-        _uses[path] += 1

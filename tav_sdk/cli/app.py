@@ -11,10 +11,11 @@ from tav_sdk.cli.compare import compare
 from tav_sdk.cli.console import guarded
 from tav_sdk.cli.demo import demo
 from tav_sdk.cli.doctor import doctor
-from tav_sdk.cli.edit import edit, generate
+from tav_sdk.cli.edit import edit
 from tav_sdk.cli.evaluate import evaluate
 from tav_sdk.cli.export import export
 from tav_sdk.cli.export_controlnet import export_controlnet
+from tav_sdk.cli.generate import generate
 from tav_sdk.cli.import_original import import_original
 from tav_sdk.cli.info import info
 from tav_sdk.cli.plan import plan

@@ -1,4 +1,4 @@
-"""The options that say which base model: the same of every sub-command that takes one."""
+"""Options of several sub-commands: which base model, how it is inflated, and what tuning computes in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ BASE_HELP = (
     "The base model: a diffusers folder, a single-file .safetensors checkpoint, a Hugging Face id, or pocket: the one "
     "in the package."
 )
-MIXED_PRECISION_DEFAULT = "on a GPU bf16, or fp16 if it has no bf16; no on a CPU"
+INFLATION = ("preset", "temporal_mask", "group_norm", "attention", "temporal")
+"""The parameters that are fields of :class:`~tav_sdk.training.InflationOptions`."""
 
 Loras = Annotated[
     list[str] | None,
@@ -45,4 +46,28 @@ PredictionType = Annotated[
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face id.", show_default="main")]
 LocalFilesOnly = Annotated[
     bool | None, typer.Option("--local-files-only", help="Of a Hugging Face id, take only what is in the cache.")
+]
+
+Preset = Annotated[
+    str | None, typer.Option(help="default, or original: as the released code computes.", show_default="default")
+]
+TemporalMask = Annotated[
+    str | None, typer.Option(help="Temporal attention: causal or none.", show_default="the preset's")
+]
+GroupNorm = Annotated[
+    str | None, typer.Option(help="Statistics per frame or over the video.", show_default="the preset's")
+]
+Attention = Annotated[
+    str | None,
+    typer.Option(
+        help="Spatial attention: sparse_causal, spatial, first, causal or full.", show_default="sparse_causal"
+    ),
+]
+Temporal = Annotated[bool | None, typer.Option("--temporal/--no-temporal", help="Whether to add temporal attention.")]
+MixedPrecision = Annotated[
+    str | None,
+    typer.Option(
+        help="What tuning computes in: no, fp16 or bf16.",
+        show_default="on a GPU bf16, or fp16 if it has no bf16; no on a CPU",
+    ),
 ]

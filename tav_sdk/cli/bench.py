@@ -63,16 +63,12 @@ def bench(
       tav bench bundles/skiing --run runs/skiing --against bench.json
     """
     from tav_sdk.bundle.bundle import Bundle
+    from tav_sdk.export.bench.candidates import Candidates
+    from tav_sdk.export.bench.compare import changes, check_comparable
     from tav_sdk.export.bench.measure import machine
-    from tav_sdk.export.bench.steps import (
-        Candidates,
-        changes,
-        check_comparable,
-        report_edits,
-        report_steps,
-        time_edits,
-        time_steps,
-    )
+    from tav_sdk.export.bench.processes import time_edits
+    from tav_sdk.export.bench.report import report_edits, report_steps
+    from tav_sdk.export.bench.steps import time_steps
     from tav_sdk.files import check_new_file, write_text
 
     former = None if against is None else _read(against)
@@ -120,12 +116,12 @@ def _check_video(video: Path, manifest: Manifest) -> None:
     """Read the clip once, so that a bad one is found out now."""
     from tav_sdk.video.clip import read_video
 
-    tuned = manifest.provenance["tuning"]
+    tuned = manifest.clip
     read_video(
         video,
         num_frames=manifest.num_frames,
-        start=int(tuned["start"]),
-        stride=int(tuned["stride"]),
+        start=tuned.start,
+        stride=tuned.stride,
         size=(manifest.height, manifest.width),
     )
 

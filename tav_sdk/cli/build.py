@@ -9,7 +9,7 @@ import typer
 
 from tav_sdk.cli.console import say, stages
 from tav_sdk.engines.select import CHOICES
-from tav_sdk.progress import StepProgress
+from tav_sdk.progress import Item, StepProgress
 
 
 def build(
@@ -60,7 +60,14 @@ def build(
         for index, name in enumerate(opened.manifest.graphs):
             built.append(build_engine(opened.graph(name), engine=engine, **options))
             if built[-1]:
-                show(StepProgress("build", index + 1, len(opened.manifest.graphs), metrics={"graph": name}))
+                show(
+                    StepProgress(
+                        "build",
+                        index + 1,
+                        len(opened.manifest.graphs),
+                        item=Item(kind="graph", index=index + 1, count=len(opened.manifest.graphs), name=name),
+                    )
+                )
     if not any(built):
         say(f"{engine} starts from the graphs themselves: there is nothing to build")
     elif engine_status(engine).runs:

@@ -88,7 +88,7 @@ def compare(
 
     from PIL import Image
 
-    from tav_sdk.training import PretrainedBase, compare_snapshots
+    from tav_sdk.training import base_of_run, compare_snapshots
     from tav_sdk.training.tuning import find_device
     from tav_sdk.video.contact_sheet import contact_sheet
 
@@ -98,9 +98,7 @@ def compare(
             prompt,
             steps=chosen,
             video=video,
-            base=PretrainedBase.of_run(
-                loaded, base, loras=lora or None, tokenizer=tokenizer, allow_pickle=allow_pickle
-            ),
+            base=base_of_run(loaded, base, loras=lora or None, tokenizer=tokenizer, allow_pickle=allow_pickle),
             adapter_scale=adapter_scale,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,

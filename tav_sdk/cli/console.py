@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from tav_sdk.errors import TavError
+from tav_sdk.errors import InputError, TavError
 from tav_sdk.progress import StepProgress
 
 P = ParamSpec("P")
@@ -40,7 +40,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except TavError as error:
             if os.environ.get("TAV_DEBUG"):
                 traceback.print_exc()
-            say(f"[bold red]error:[/] {_escaped(error)}")
+            say(f"[bold red]error:[/] {_escaped(_in_options(error))}")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as interrupt:
             # A command that keeps something for later says so in the interrupt's message.
@@ -51,6 +51,13 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(1) from None
 
     return run
+
+
+def _in_options(error: TavError) -> str:
+    """An error's message with the option's name for the field that is wrong."""
+    from tav_sdk.cli.edit_options import option_of
+
+    return error.named(option_of(error.field)) if isinstance(error, InputError) and error.field else str(error)
 
 
 def say(message: str) -> None:
@@ -71,48 +78,61 @@ def stages(*, hidden: bool = False) -> Iterator[Callable[[StepProgress], None]]:
     )
     progress = Progress(*columns, console=console, disable=hidden)
     tasks: dict[str, TaskID] = {}
-    done: dict[str, int] = {}
+    finished: set[str] = set()
 
-    def update_window(step: StepProgress) -> None:
-        """A window is a part of a step of another stage, whose bar moves on by as much."""
-        stage = step.stage.replace("windows", step.metrics["of"], 1)
-        if stage not in tasks:
-            tasks[stage] = progress.add_task(stage, total=step.metrics["steps"], speed="", note="")
-        completed = done.get(stage, 0) + step.step / step.total
-        progress.update(
-            tasks[stage], completed=completed, note=f"{step.metrics.get('part', 'window')} {step.step}/{step.total}"
-        )
+    def bar(name: str, total: int, completed: float) -> TaskID:
+        """The bar of a stage; a stage that begins again gets a new one."""
+        if name not in tasks or name in finished:
+            finished.discard(name)
+            tasks[name] = progress.add_task(name, total=total, completed=int(completed), speed="", note="")
+        return tasks[name]
+
+    def update(step: StepProgress) -> None:
+        progress.start()  # not before the first step: a message before it stands alone
+        name, completed, total, note = _shown(step)
+        # Steps of an interrupted call took none of the time that is counted here.
+        task = bar(name, total, completed if step.resumed else max(completed - 1, 0))
+        progress.update(task, completed=completed, total=total, note=note)
+        if completed == total:
+            finished.add(name)
+        speed = progress.tasks[progress.task_ids.index(task)].speed
+        is_graph = step.item is not None and step.item.kind == "graph"  # graphs are too unlike for a rate
+        if speed and step.part is None and not is_graph:
+            progress.update(task, speed=f"{speed:.2f} it/s" if speed >= 1 else f"{1 / speed:.2f} s/it")
 
     try:
-
-        def update(step: StepProgress) -> None:
-            progress.start()  # not before the first step: a message before it stands alone
-            if "of" in step.metrics:
-                update_window(step)
-                return
-            if step.stage not in tasks or (step.step == 1 and step.stage in done):
-                # Steps of an interrupted call took none of the time that is counted here.
-                before = step.step - 1 if "from" not in step.metrics else step.step
-                tasks[step.stage] = progress.add_task(step.stage, total=step.total, completed=before, speed="", note="")
-            done[step.stage] = 0 if step.step == step.total else step.step
-            task = tasks[step.stage]
-            progress.update(task, completed=step.step, total=step.total, note=_note(step.metrics))
-            speed = progress.tasks[progress.task_ids.index(task)].speed
-            if speed and "graph" not in step.metrics:  # graphs are too unlike for a rate
-                progress.update(task, speed=f"{speed:.2f} it/s" if speed >= 1 else f"{1 / speed:.2f} s/it")
-
         yield update
     finally:
         if tasks:
             progress.stop()
 
 
-def _note(metrics: dict[str, Any]) -> str:
-    if "loss" in metrics:
-        return f"loss {metrics['loss']:.4f}"
-    if "from" in metrics:
-        return f"from {metrics['from']}"
-    return str(metrics.get("graph", ""))
+def _shown(step: StepProgress) -> tuple[str, float, int, str]:
+    """What a bar shows of a step: its name, how much is done, of how much, and a note."""
+    completed: float = step.step if step.part is None else step.step - 1 + step.part.index / step.part.count
+    if step.item is not None and step.item.kind == "window":
+        # One bar for all windows of a stream: inversion is the first half of each, sampling the second.
+        within = (completed / step.total + (step.stage == "sampling")) / 2
+        return "stream", step.item.index - 1 + within, step.item.count, f"{step.stage} {step.step}/{step.total}"
+    return _name(step), completed, step.total, _note(step)
+
+
+def _name(step: StepProgress) -> str:
+    if step.item is None or step.item.kind in ("graph", "window"):
+        return step.stage
+    if step.item.kind == "reconstruction":
+        return f"{step.stage} source"
+    return f"{step.stage} {step.item.index}/{step.item.count}"
+
+
+def _note(step: StepProgress) -> str:
+    if step.part is not None:
+        return f"window {step.part.index}/{step.part.count}"
+    if step.loss is not None:
+        return f"loss {step.loss:.4f}"
+    if step.resumed is not None:
+        return {"cache": "from the cache", "interrupted": "from an interrupted one"}[step.resumed]
+    return step.item.name if step.item is not None and step.item.kind == "graph" else ""
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,10 +20,12 @@ from tav_sdk.files import check_apart, check_new, write_text
 from tav_sdk.pocket import POCKET, sample_clip
 from tav_sdk.version import __version__
 
+if TYPE_CHECKING:
+    from tav_sdk.request import EditRequest
+
 SAMPLE = "car-road"
 OWN_EDITS = ("{}, pixel art style", "{}, pencil sketch style", "{} in the snow", "{} at night")
 REPORT, CLIP, RUN, BUNDLE, EDITS = "report.json", "clip", "run", "bundle", "edits"
-MOST_STEPS = 1000
 
 
 def demo(
@@ -76,11 +78,14 @@ def demo(
 
       tav demo --video mine.mp4 --prompt "a dog is running on the grass" --edit "a cat is running" --out mine
     """
+    from tav_sdk.request import EditRequest, SampleOptions
+
     job = _job(sample, video, prompt, edit)
     check_new(out, overwrite=overwrite)
     check_apart(out, job.clip)
-    if num_inference_steps is not None and not 1 <= num_inference_steps <= MOST_STEPS:
-        raise InputError(f"--num-inference-steps must be from 1 to {MOST_STEPS}, got {num_inference_steps}")
+    request = EditRequest(
+        prompts=tuple(job.prompts), sample=SampleOptions(num_inference_steps=num_inference_steps), reconstruct=True
+    )
     if video is not None and base == POCKET:
         say("[yellow]note:[/] Pocket knows only its own small world; for a real clip give a Stable Diffusion --base")
 
@@ -110,7 +115,7 @@ def demo(
             export_bundle(out / RUN, out / BUNDLE, overwrite=overwrite, callback=show)
         with clock("edit"):
             say("[bold]3/4[/] invert and edit")
-            _edit(out, job, num_inference_steps, overwrite=overwrite)
+            _edit(request, out, job, overwrite=overwrite)
         with clock("evaluate"):
             say("[bold]4/4[/] evaluate")
             _evaluate(out)
@@ -161,18 +166,13 @@ def _job(sample: str | None, video: Path | None, prompt: str | None, edit: list[
     return _Job(clip=clip, caption=caption, prompts=list(prompts), kinds=list(kinds))
 
 
-def _edit(out: Path, job: _Job, num_inference_steps: int | None, *, overwrite: bool) -> None:
-    from tav_sdk.cli.edit import edit
+def _edit(request: EditRequest, out: Path, job: _Job, *, overwrite: bool) -> None:
+    from tav_sdk.edits import make
+    from tav_sdk.pipeline import load
 
-    edit(
-        out / BUNDLE,
-        video=job.clip,
-        out=out / EDITS,
-        prompt=job.prompts,
-        num_inference_steps=num_inference_steps,
-        reconstruct=True,
-        overwrite=overwrite,
-    )
+    with load(out / BUNDLE) as pipeline, stages() as show:
+        say(f"editing {job.clip.name} on {pipeline.engine} ({pipeline.why})")
+        make(request, pipeline, out / EDITS, video=job.clip, overwrite=overwrite, callback=show)
 
 
 def _evaluate(out: Path) -> None:
@@ -182,8 +182,10 @@ def _evaluate(out: Path) -> None:
 
 
 def _report(out: Path, kinds: list[str]) -> dict[str, Any]:
-    """Settings of editing, and one row an edit."""
-    settings = json.loads((out / EDITS / "edits.json").read_text(encoding="utf-8"))
+    """Settings of editing, and a row for each edit."""
+    from tav_sdk.edits import read_record
+
+    settings = read_record(out / EDITS).settings
     scores = json.loads((out / EDITS / "scores.json").read_text(encoding="utf-8"))
     rows = [{"kind": kind, **_rounded(row)} for kind, row in zip(kinds, scores["videos"], strict=True)]
     kept = ("engine", "guidance_scale", "inversion_prompt", "num_inversion_steps", "num_inference_steps")

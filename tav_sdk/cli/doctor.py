@@ -85,7 +85,7 @@ def _facts() -> dict[str, Any]:
 
     statuses = [engine_status(engine) for engine in MODULES]
     try:
-        from tav_sdk.engines.trt import cuda
+        from tav_sdk.engines.trt.engine import cuda
 
         gpu = str(cuda.device())
     except TavError as error:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tav_sdk.training.clip_scorer import ClipScorer
     from tav_sdk.video.clip import Video
 
-EDITS_FILE, SCORES_FILE, SHEET_FILE = "edits.json", "scores.json", "scores.png"
+SCORES_FILE, SHEET_FILE = "scores.json", "scores.png"
 SUFFIXES = (".mp4", ".gif", ".webp", ".mov", ".mkv", ".webm", ".avi")
 KEYS = ("file", "prompt")
 Edit = tuple[str, str]  # file, prompt
@@ -126,6 +126,8 @@ def evaluate(
 
 def _entries(edits: Path, prompts: Path | None) -> list[Edit]:
     """File and prompt of every edit, each checked."""
+    from tav_sdk.edits.record import EDITS_FILE, read_record
+
     path = prompts or edits / EDITS_FILE
     if not path.is_file():
         raise InputError(
@@ -133,7 +135,10 @@ def _entries(edits: Path, prompts: Path | None) -> list[Edit]:
             if prompts
             else f"{edits} has no {EDITS_FILE}; say what each video shows with --prompts FILE.csv (header file,prompt)"
         )
-    entries = _csv(path) if path.suffix.lower() == ".csv" else _json(path)
+    if prompts is None:
+        entries = list(read_record(edits).edits)
+    else:
+        entries = _csv(path) if path.suffix.lower() == ".csv" else _json(path)
     if not entries:
         raise PromptError(f"{path} names no video; give at least one file with its prompt")
     for file, prompt in entries:
@@ -162,16 +167,16 @@ def _csv(path: Path) -> list[Edit]:
 
 def _json(path: Path) -> list[Edit]:
     items = _parsed(path)
-    written_by_edit = False
+    if isinstance(items, dict) and isinstance(items.get("edits"), list):
+        from tav_sdk.edits.record import read_record
+
+        return list(read_record(path.parent, path.name).edits)
     if isinstance(items, dict):
-        written_by_edit = isinstance(items.get("edits"), list)
-        given = [{"file": file, "prompt": prompt} for file, prompt in items.items()]
-        items = items["edits"] if written_by_edit else given
+        items = [{"file": file, "prompt": prompt} for file, prompt in items.items()]
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise InputError(f'{path}: expected {{"FILE": "PROMPT", ...}} or [{{"file": ..., "prompt": ...}}, ...]')
     for item in items:
-        # What tav edit wrote may say more of each edit one day.
-        if not written_by_edit and (unknown := [key for key in item if key not in KEYS]):
+        if unknown := [key for key in item if key not in KEYS]:
             raise InputError(f"{path}: unknown key {unknown[0]!r}; each video has the keys file and prompt")
         if not all(isinstance(item.get(key), str) for key in KEYS):
             raise InputError(f"{path}: expected texts for file and prompt, got {json.dumps(item)}")

@@ -90,11 +90,16 @@ def export(
     check_apart(out, run, *(path for path in (base, bundle) if path))
 
     from tav_sdk.bundle.bundle import Bundle
-    from tav_sdk.bundle.precision import check_precision
+    from tav_sdk.export import ExportOptions
     from tav_sdk.training.run_folder import load_run
 
-    if precision is not None:
-        check_precision(precision)
+    options = ExportOptions(
+        precision=precision or "fp32",  # type: ignore[arg-type]
+        control=control,
+        windows=windows,
+        parity=parity,
+        quality=quality,
+    )
     loaded = load_run(run)  # before PyTorch, which takes seconds to load
     if step is not None:
         loaded = loaded.at(step)
@@ -116,14 +121,10 @@ def export(
             export_bundle(
                 loaded,
                 out,
-                precision=precision or "fp32",
-                control=control,
-                windows=windows,
+                options,
                 base=base,
                 loras=lora or None,
                 tokenizer=tokenizer,
-                parity=parity,
-                quality=quality,
                 allow_pickle=allow_pickle,
                 overwrite=overwrite,
                 callback=show,

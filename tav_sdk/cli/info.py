@@ -93,7 +93,7 @@ def _bundle(path: Path) -> dict[str, Any]:
 
     bundle = Bundle(path)  # compares every file with its hash
     manifest = bundle.manifest
-    base, tuning = manifest.provenance["base"], manifest.provenance["tuning"]
+    told = manifest.provenance  # shown as it is
     return {
         "kind": "bundle",
         "prompt": manifest.prompt,
@@ -101,12 +101,12 @@ def _bundle(path: Path) -> dict[str, Any]:
         "precision": manifest.precision,
         "takes_control": bool(bundle.residuals),
         "inflation": manifest.inflation,
-        **({"tuning": {"num_train_steps": tuning["num_train_steps"]}} if "num_train_steps" in tuning else {}),
+        **({"tuning": {"num_train_steps": steps}} if (steps := told["tuning"].get("num_train_steps")) else {}),
         "edited_with": {
             key: getattr(manifest, key) for key in ("num_inference_steps", "guidance_scale", "invert_with")
         },
-        "base": {key: base[key] for key in ("name", "sha256")},
-        **_loras(base),
+        "base": manifest.base.model_dump(),
+        **_loras(told["base"]),
         "graphs": {
             name: {"opset": graph.opset, "precision": graph.precision, "parity_max_abs": graph.parity_max_abs}
             for name, graph in manifest.graphs.items()
@@ -239,12 +239,10 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _edits(path: Path) -> dict[str, Any]:
-    try:
-        record = dict(json.loads((path / "edits.json").read_text(encoding="utf-8")))
-        edits = {entry["file"]: entry["prompt"] for entry in record.pop("edits")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path / 'edits.json'} is damaged: {error}") from error
-    return {"kind": "edits", **record, "edits": edits}
+    from tav_sdk.edits import read_record
+
+    record = read_record(path)
+    return {"kind": "edits", **record.settings, "edits": dict(record.edits)}
 
 
 def _video(path: Path) -> dict[str, Any]:

@@ -14,12 +14,18 @@ from rich.table import Table
 
 from tav_sdk.cli.base_options import (
     BASE_HELP,
-    MIXED_PRECISION_DEFAULT,
+    INFLATION,
     AllowPickle,
+    Attention,
+    GroupNorm,
     LocalFilesOnly,
     Loras,
+    MixedPrecision,
     PredictionType,
+    Preset,
     Revision,
+    Temporal,
+    TemporalMask,
     TokenizerFolder,
 )
 from tav_sdk.errors import InputError
@@ -28,13 +34,20 @@ from tav_sdk.pocket import POCKET
 if TYPE_CHECKING:
     from tav_sdk.training.memory.report import BudgetFit, MemoryPlan
 
-INFLATION = ("preset", "temporal_mask", "group_norm", "attention", "temporal")
 UNITS = {"": 1, "b": 1} | {
     f"{prefix}{suffix}": base**power
     for power, prefix in enumerate("kmgt", start=1)
     for suffix, base in (("", 1000), ("b", 1000), ("ib", 1024))
 }
 """Bytes of a unit, in lower case: ``GB`` is 10^9, ``GiB`` 2^30."""
+REMEDIES = {
+    "gradient_checkpointing": "--gradient-checkpointing",
+    "mixed_precision": "--mixed-precision {}",
+    "parity": "--no-parity",
+    "guidance": "--guidance-scale 1",
+    "precision": "--precision {}",
+}
+"""The options of the commands that make a remedy's changes."""
 _DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 
 
@@ -51,34 +64,18 @@ def plan(
         str | None,
         typer.Option(help="A budget, such as 12GB or 16GiB: what fits into it?", show_default=False),
     ] = None,
-    mixed_precision: Annotated[
-        str | None,
-        typer.Option(help="Of tuning: no, fp16 or bf16.", show_default=MIXED_PRECISION_DEFAULT),
-    ] = None,
+    mixed_precision: MixedPrecision = None,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Tune with less memory, about a third slower.")
     ] = False,
     guidance: Annotated[
         bool, typer.Option("--guidance/--no-guidance", help="Whether edits use classifier-free guidance.")
     ] = True,
-    preset: Annotated[
-        str | None, typer.Option(help="default, or original: as the released code computes.", show_default="default")
-    ] = None,
-    temporal_mask: Annotated[
-        str | None, typer.Option(help="Temporal attention: causal or none.", show_default="the preset's")
-    ] = None,
-    group_norm: Annotated[
-        str | None, typer.Option(help="Statistics per frame or over the video.", show_default="the preset's")
-    ] = None,
-    attention: Annotated[
-        str | None,
-        typer.Option(
-            help="Spatial attention: sparse_causal, spatial, first, causal or full.", show_default="sparse_causal"
-        ),
-    ] = None,
-    temporal: Annotated[
-        bool | None, typer.Option("--temporal/--no-temporal", help="Whether temporal attention is added.")
-    ] = None,
+    preset: Preset = None,
+    temporal_mask: TemporalMask = None,
+    group_norm: GroupNorm = None,
+    attention: Attention = None,
+    temporal: Temporal = None,
     allow_pickle: AllowPickle = False,
     tokenizer: TokenizerFolder = None,
     prediction_type: PredictionType = None,
@@ -191,7 +188,10 @@ def _verdict(stage: str, fit: BudgetFit) -> str:
     size = f"at most {fit.max_size[0]}x{fit.max_size[1]}" if fit.max_size else "not even the smallest size"
     lines.append(f"  {frames} at this size; {size} at this number of frames")
     if not fit.fits:
-        lines += [f"  {remedy.option}: {_size(remedy.peak)}, which fits" for remedy in fit.remedies if remedy.fits]
+        for remedy in fit.remedies:
+            if remedy.fits:
+                options = " ".join(REMEDIES[name].format(value) for name, value in remedy.changes.items())
+                lines.append(f"  {options}: {_size(remedy.peak)}, which fits")
     return "\n".join(lines)
 
 

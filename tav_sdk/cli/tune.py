@@ -12,11 +12,17 @@ import typer
 
 from tav_sdk.cli.base_options import (
     BASE_HELP,
-    MIXED_PRECISION_DEFAULT,
+    INFLATION,
+    Attention,
+    GroupNorm,
     LocalFilesOnly,
     Loras,
+    MixedPrecision,
     PredictionType,
+    Preset,
     Revision,
+    Temporal,
+    TemporalMask,
     TokenizerFolder,
 )
 from tav_sdk.cli.console import say, stages
@@ -26,7 +32,6 @@ from tav_sdk.pocket import find_base
 from tav_sdk.progress import StepProgress
 
 REQUIRED = ("video", "prompt", "out")
-INFLATION = ("preset", "temporal_mask", "group_norm", "attention", "temporal")
 
 
 def tune(
@@ -63,10 +68,7 @@ def tune(
     ] = None,
     max_grad_norm: Annotated[float | None, typer.Option(help="Gradient clipping.", show_default="1.0")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same result.", show_default="33")] = None,
-    mixed_precision: Annotated[
-        str | None,
-        typer.Option(help="no, fp16 or bf16.", show_default=MIXED_PRECISION_DEFAULT),
-    ] = None,
+    mixed_precision: MixedPrecision = None,
     gradient_checkpointing: Annotated[
         bool | None,
         typer.Option("--gradient-checkpointing/--no-gradient-checkpointing", help="Less memory, about a third slower."),
@@ -74,24 +76,11 @@ def tune(
     checkpointing_steps: Annotated[
         int | None, typer.Option(help="Keep a snapshot, and the state for --resume, so often.", show_default="100")
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="default, or original: as the released code computes.", show_default="default")
-    ] = None,
-    temporal_mask: Annotated[
-        str | None, typer.Option(help="Temporal attention: causal or none.", show_default="the preset's")
-    ] = None,
-    group_norm: Annotated[
-        str | None, typer.Option(help="Statistics per frame or over the video.", show_default="the preset's")
-    ] = None,
-    attention: Annotated[
-        str | None,
-        typer.Option(
-            help="Spatial attention: sparse_causal, spatial, first, causal or full.", show_default="sparse_causal"
-        ),
-    ] = None,
-    temporal: Annotated[
-        bool | None, typer.Option("--temporal/--no-temporal", help="Whether to add temporal attention.")
-    ] = None,
+    preset: Preset = None,
+    temporal_mask: TemporalMask = None,
+    group_norm: GroupNorm = None,
+    attention: Attention = None,
+    temporal: Temporal = None,
     allow_pickle: Annotated[
         bool | None,
         typer.Option("--allow-pickle", help="Read a base's .bin weights, tensors only, if it has nothing else."),
@@ -105,7 +94,7 @@ def tune(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the whole folder --out, whatever is in it.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line a step on standard output, no bar.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line per step on standard output, no bar.")] = False,
 ) -> None:
     """Tune a base model on one captioned clip.
 
@@ -175,9 +164,8 @@ def tune(
 
 
 def _print_json(progress: StepProgress) -> None:
-    line = {"stage": progress.stage, "step": progress.step, "total": progress.total, **progress.metrics}
     try:
-        typer.echo(json.dumps(line))
+        typer.echo(json.dumps(progress.to_dict()))
     except BrokenPipeError:
         # What reads the lines has gone. Nothing more can be written there, not even when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

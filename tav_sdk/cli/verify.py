@@ -57,8 +57,8 @@ def verify(
         if unknown := [check.graph for check in checks if check.passed and check.relative is None]:
             say(
                 f"[yellow]{escape(', '.join(unknown))}:[/] finite, and no more is known: the bundle has no output of "
-                "the float32 model for it, since its clip was exported onto another bundle's graphs. Verify that one, "
-                "too, or this one with an --engine on a GPU, which is compared with onnxruntime-cpu"
+                "the float32 model for it, since its clip was exported onto another bundle's graphs. Verify that other "
+                "bundle, or this one with an --engine on a GPU, which is compared with onnxruntime-cpu"
             )
     if not passed:
         failed = [f"{check.graph} ({check.precision})" for check in checks if not check.passed]

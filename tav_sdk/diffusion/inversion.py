@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -14,17 +14,6 @@ from tav_sdk.progress import Callback, StepProgress, UNet, report
 
 Correction = Literal["none", "negative-prompt", "direct"]
 """How edits of an inverted clip are kept near it, see :class:`Inversion`."""
-CORRECTIONS: tuple[str, ...] = get_args(Correction)
-
-
-def check_correction(correction: str) -> None:
-    """Check the name of a correction.
-
-    Raises:
-        InputError: it is unknown; lists those that are known.
-    """
-    if correction not in CORRECTIONS:
-        raise InputError(f"there is no correction {correction!r}; choose one of {', '.join(CORRECTIONS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +83,6 @@ def ddim_invert(
         latents = schedule.inverse_step(noise_pred, timestep, latents, num_inference_steps)
         report(callback, StepProgress("inversion", index + 1, len(timesteps), int(timestep), latents))
     return latents
-
-
-def fast_steps(num_inference_steps: int) -> tuple[int, int]:
-    """Steps of a fast inversion, and of sampling from it, where ``num_inference_steps`` of DDIM each are usual."""
-    return max(num_inference_steps // 2, 2), max(num_inference_steps // 3, 1)
 
 
 def multistep_invert(

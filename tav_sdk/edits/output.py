@@ -1,37 +1,35 @@
-"""What ``tav edit`` and ``tav generate`` write: videos as their frames come, a contact sheet, and a record."""
+"""The folder of an edit: videos as their frames come, and a contact sheet."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tav_sdk.errors import InputError
+from tav_sdk.request.edit_request import FileFormat
+from tav_sdk.video.contact_sheet import Excerpt, contact_sheet, evenly
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tav_sdk.video.contact_sheet import Excerpt
-
-FORMATS = ("mp4", "gif", "webp")
 NUM_COLUMNS = 8
 
 
 class EditOutput:
-    """The files of one command.
+    """The videos of one folder, and what the sheet shows of them.
 
     Args:
         folder: where they go; there already.
-        file_format: one of :data:`FORMATS`. An mp4 is written as its frames come; the others hold them until the end.
-        fps: of the videos.
+        file_format: an mp4 is written as its frames come; the others hold them until the end.
+        fps: frames per second of the videos.
         num_frames: of each of them.
     """
 
-    def __init__(self, folder: Path, file_format: str, fps: float, num_frames: int) -> None:
-        self._folder, self._suffix, self._fps = folder, f".{file_format}", fps
+    def __init__(self, folder: Path, file_format: FileFormat, fps: float, num_frames: int) -> None:
+        self.folder, self._suffix, self._fps = folder, f".{file_format}", fps
         self._num_frames = num_frames
         self._rows: dict[str, Excerpt] = {}
 
@@ -47,50 +45,68 @@ class EditOutput:
         Returns:
             The file's name.
         """
+        with self.open(name, label=label, growing=growing) as video:
+            for part in parts:
+                video.write(part)
+        return video.file
+
+    @contextmanager
+    def open(self, name: str, *, label: str = "", growing: bool = False) -> Iterator[OpenVideo]:
+        """A video that is written part by part; arguments as for :meth:`add`."""
         from tav_sdk.video.clip import Video
-        from tav_sdk.video.contact_sheet import Excerpt, evenly
         from tav_sdk.video.writer import VideoWriter
 
         file = f"{name}{self._suffix}"
-        wanted, picked, seen = evenly(self._num_frames, NUM_COLUMNS), [], 0
-        held: list[NDArray[np.uint8]] = []
-        writer = VideoWriter(self._folder / file, self._fps, growing=growing) if self._suffix == ".mp4" else None
-
-        def take(part: NDArray[np.uint8]) -> None:
-            nonlocal seen
-            picked.extend(part[index - seen].copy() for index in wanted if seen <= index < seen + len(part))
-            seen += len(part)
-
-        if writer is None:
-            for part in parts:
-                held.append(part)
-                take(part)
-            Video(frames=np.concatenate(held), fps=self._fps).save(self._folder / file)
+        video = OpenVideo(file, evenly(self._num_frames, NUM_COLUMNS))
+        if self._suffix == ".mp4":
+            with VideoWriter(self.folder / file, self._fps, growing=growing) as writer:
+                video.sinks.append(writer.write)
+                yield video
         else:
-            with writer:
-                for part in parts:
-                    writer.write(part)
-                    take(part)
-        self._rows[f"{file}: {label}" if label else name] = Excerpt(frames=np.stack(picked), indices=wanted)
-        return file
+            held: list[NDArray[np.uint8]] = []
+            video.sinks.append(held.append)
+            yield video
+            Video(frames=np.concatenate(held), fps=self._fps).save(self.folder / file)
+        self._rows[f"{file}: {label}" if label else name] = video.excerpt()
 
-    def finish(self, edits: Sequence[Mapping[str, str]], settings: Mapping[str, Any]) -> None:
-        """Write the sheet and the record, ``edits.json``: the settings, and each edit's file and prompt."""
+    def finish(self, rows: Iterable[str] = ()) -> None:
+        """Write ``sheet.png``: a row for each video in the order in which they were added.
+
+        Args:
+            rows: names of those that come first.
+        """
         from PIL import Image
 
-        from tav_sdk.video.contact_sheet import contact_sheet
-
-        Image.fromarray(contact_sheet(self._rows, num_columns=NUM_COLUMNS)).save(self._folder / "sheet.png")
-        record = json.dumps({**settings, "edits": list(edits)}, indent=2, ensure_ascii=False)
-        (self._folder / "edits.json").write_text(record + "\n", encoding="utf-8")
+        first = {name: self._rows[name] for name in rows if name in self._rows}
+        sheet = contact_sheet({**first, **self._rows}, num_columns=NUM_COLUMNS)
+        Image.fromarray(sheet).save(self.folder / "sheet.png")
 
 
-def check_format(file_format: str) -> str:
-    """The name of a video format, checked.
+class OpenVideo:
+    """A video of an :class:`EditOutput` that is being written.
 
-    Raises:
-        InputError: it is unknown.
+    Args:
+        file: its name.
+        wanted: which of its frames the sheet shows.
+
+    Attributes:
+        sinks: where its parts go.
     """
-    if file_format not in FORMATS:
-        raise InputError(f"--format must be mp4, gif or webp, got {file_format!r}")
-    return file_format
+
+    def __init__(self, file: str, wanted: list[int]) -> None:
+        self.file, self._wanted = file, wanted
+        self.sinks: list = []
+        self._picked: list[NDArray[np.uint8]] = []
+        self._seen = 0
+
+    def write(self, part: NDArray[np.uint8]) -> None:
+        """Take the next frames, ``(f, h, w, 3)`` uint8 RGB."""
+        for sink in self.sinks:
+            sink(part)
+        here = range(self._seen, self._seen + len(part))
+        self._picked.extend(part[index - self._seen].copy() for index in self._wanted if index in here)
+        self._seen += len(part)
+
+    def excerpt(self) -> Excerpt:
+        """The frames for the sheet."""
+        return Excerpt(frames=np.stack(self._picked), indices=self._wanted)

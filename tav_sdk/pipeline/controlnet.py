@@ -23,6 +23,7 @@ from tav_sdk.engines.select import choose_engine
 from tav_sdk.engines.shared import SharedEngine
 from tav_sdk.errors import BundleError, InputError
 from tav_sdk.progress import UNet
+from tav_sdk.request.options import check_control_scale
 from tav_sdk.video.clip import Video
 
 MANIFEST = "controlnet.json"
@@ -173,8 +174,7 @@ class Control:
             )
         if not isinstance(self.controlnet, ControlNet):
             raise InputError(f"controlnet must be a ControlNet, got {type(self.controlnet).__name__}; open one first")
-        if not 0 <= self.scale <= 10:
-            raise InputError(f"the control scale must be from 0 to 10, got {self.scale:g}")
+        check_control_scale(self.scale)
         net = self.controlnet
         want = (net.num_frames, net.height, net.width)
         got = (self.video.num_frames, self.video.height, self.video.width)

@@ -51,7 +51,7 @@ class InversionFacts:
         engine: what runs them; other engines round otherwise.
         prompt: what the clip is inverted with.
         num_inversion_steps: U-Net evaluations.
-        seed: of the draw from the VAE's posterior; ``None`` for its mean.
+        posterior_seed: of the draw from the VAE's posterior; ``None`` for its mean.
         adapter_scale: how much of the tuning is used.
         correction: how edits are kept near the clip.
         control: what steered the U-Net, if anything.
@@ -68,7 +68,7 @@ class InversionFacts:
     engine: str
     prompt: str
     num_inversion_steps: int
-    seed: int | None
+    posterior_seed: int | None
     adapter_scale: float
     correction: Correction
     control: Mapping[str, Any] | None = None

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import hashlib
-import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from tav_sdk.bundle.bundle import Bundle
-from tav_sdk.bundle.layout import TEXT_ENCODER, TOKENIZER, TUNED_FILE, UNET, VAE_ENCODER, WINDOWED_UNET
-from tav_sdk.cache.entry import cache_key
-from tav_sdk.diffusion.inversion import (
-    Correction,
-    Inversion,
-    check_correction,
-    ddim_invert,
-    direct_offsets,
-    fast_steps,
-    multistep_invert,
-)
+from tav_sdk.bundle.layout import TEXT_ENCODER, TOKENIZER
+from tav_sdk.bundle.manifest import Manifest
+from tav_sdk.bundle.tokenizer import Tokenizer
+from tav_sdk.diffusion.inversion import Correction, Inversion, ddim_invert, direct_offsets, multistep_invert
 from tav_sdk.diffusion.sampling import ddim_sample, draw_noise
+from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.engines.base import Engine
-from tav_sdk.errors import BundleError, InputError
+from tav_sdk.errors import BundleError
 from tav_sdk.pipeline.controlnet import Control
-from tav_sdk.pipeline.engines import BundleModels
+from tav_sdk.pipeline.engines import GraphEngines
+from tav_sdk.pipeline.facts import inversion_facts, sampling_facts
 from tav_sdk.pipeline.inversion_cache import InversionCache, InversionFacts
-from tav_sdk.pipeline.resume import Unfinished
-from tav_sdk.pipeline.windows import MEMORY_BYTES, stream_windows
-from tav_sdk.progress import Callback, StepProgress, UNet, report
+from tav_sdk.pipeline.resume import resumed
+from tav_sdk.pipeline.unet import GraphUNet
+from tav_sdk.pipeline.vae import VAE
+from tav_sdk.pipeline.windows import MEMORY_BYTES, LoopReport, stream_windows
+from tav_sdk.progress import Callback, Item, Stage, StepProgress, UNet, labelled, report
+from tav_sdk.request.frames import check_whole
+from tav_sdk.request.options import InvertOptions, SampleOptions, check_prompts, check_seed
+from tav_sdk.request.settings import InvertSettings, SampleSettings, check_clip, check_latents
 from tav_sdk.video.clip import Clip, Video
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
 
-class Pipeline(BundleModels):
+class Pipeline:
     """Inverts and edits clips with one bundle; made by :func:`tav_sdk.load`.
 
     Same seed, same clip and same prompt give the same video on the same engine. Engines open when first used;
@@ -60,10 +60,11 @@ class Pipeline(BundleModels):
         EngineError: ``engine`` does not work on this machine; it is not looked at if ``engines`` has all graphs.
 
     Attributes:
-        manifest: what the bundle holds.
         schedule: the base's noise schedule.
         engine: the name of the engine that runs the graphs, or those that were given for all of them.
         why: why that engine.
+        vae: encodes and decodes.
+        unet: ``unet(sample, timestep, encoder_hidden_states) -> noise_pred`` for the bundle's number of frames.
     """
 
     def __init__(
@@ -75,8 +76,107 @@ class Pipeline(BundleModels):
         cache: bool = True,
         adapter_scale: float = 1.0,
     ) -> None:
-        super().__init__(bundle, engine=engine, engines=engines, adapter_scale=adapter_scale)
+        self.engines = GraphEngines(bundle, engine=engine, given=engines, adapter_scale=adapter_scale)
+        self.engine, self.why = self.engines.name, self.engines.why
+        self.schedule: DDIMSchedule = bundle.schedule
+        self.vae, self.unet = VAE(self.engines), GraphUNet(self.engines)
+        self._tokenizer = Tokenizer.from_folder(bundle.folder / TOKENIZER)
         self._inversions = InversionCache() if cache else None
+
+    @staticmethod
+    def from_pretrained(
+        bundle: str | Path, *, engine: str = "auto", verify: bool = True, cache: bool = True, adapter_scale: float = 1.0
+    ) -> Pipeline:
+        """Open a bundle: :func:`load` by the name that diffusers has for it."""
+        return load(bundle, engine=engine, verify=verify, cache=cache, adapter_scale=adapter_scale)
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        return (
+            f"Pipeline({str(self.bundle.folder)!r}, engine={self.engine!r}, precision={m.precision!r}, "
+            f"num_frames={m.num_frames}, height={m.height}, width={m.width})"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the engines that the pipeline opened; they open again when next used."""
+        self.engines.close()
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle whose weights are in use."""
+        return self.engines.bundle
+
+    @property
+    def manifest(self) -> Manifest:
+        """What that bundle holds."""
+        return self.engines.manifest
+
+    @property
+    def adapter_scale(self) -> float:
+        """How much of the tuning is used, as in :func:`load`; it may be set, and costs no new engine.
+
+        Raises:
+            InputError: it is out of range, or not 1 with a U-Net's engine that was given to the pipeline.
+            BundleError: the bundle does not hold what a scale other than 1 needs.
+        """
+        return self.engines.adapter_scale
+
+    @adapter_scale.setter
+    def adapter_scale(self, scale: float) -> None:
+        self.engines.adapter_scale = scale
+
+    @property
+    def exact_long_video(self) -> bool:
+        """Whether videos longer than the bundle's clips are made exactly, as in one pass; otherwise approximately."""
+        return self.unet.exact_long_video
+
+    @property
+    def long_video_note(self) -> str:
+        """Why longer videos are approximate; empty where they are exact."""
+        return self.unet.long_video_note
+
+    def swap(self, bundle: str | Path | Bundle, *, verify: bool = True) -> None:
+        """Go on with another clip's tuned weights on the same engines.
+
+        The other bundle has the same base, options and size: best one that was exported with ``tav export RUN --bundle
+        THIS``. Swapping back gives bit-identical results. The adapter scale stays. After an error the pipeline is as
+        it was.
+
+        Args:
+            bundle: the other clip's bundle.
+            verify: compare the hash of every file with the manifest, as in :func:`load`.
+
+        Raises:
+            BundleError: it is damaged, or does not fit the engines; says what differs.
+            InputError: the pipeline runs on engines that were given to it, whose weights are theirs.
+        """
+        self.engines.swap(bundle if isinstance(bundle, Bundle) else Bundle(bundle, verify=verify))
+
+    def encode(self, clip: Clip, *, posterior_seed: int | None = None, callback: Callback | None = None) -> np.ndarray:
+        """A clip's latents times the scaling factor: ``(1, c, f, h / s, w / s)`` float32; see :meth:`invert`."""
+        check_clip(clip, self.manifest, exact_long_video=self.exact_long_video)
+        check_seed("invert.posterior_seed", posterior_seed)
+        return self.vae.encode(clip, posterior_seed=posterior_seed, callback=callback)
+
+    def decode(self, latents: np.ndarray, *, fps: float, callback: Callback | None = None) -> Video:
+        """The video that clean latents ``(1, c, f, h / s, w / s)`` stand for; see :meth:`edit`."""
+        return Video(frames=np.concatenate(list(self.decode_frames(latents, callback=callback))), fps=fps)
+
+    def decode_frames(self, latents: np.ndarray, *, callback: Callback | None = None) -> Iterator[NDArray[np.uint8]]:
+        """The frames that clean latents stand for in parts, ``(f, h, w, 3)`` uint8 RGB."""
+        return self.vae.decode(latents, callback=callback)
+
+    def encode_prompt(self, prompt: str) -> np.ndarray:
+        """Text states of a prompt, ``(1, s, d)`` float32; a prompt that is too long is cut with a warning."""
+        return self.engines.run(TEXT_ENCODER, input_ids=self._tokenizer(prompt))["last_hidden_state"]
 
     def invert(
         self,
@@ -84,7 +184,7 @@ class Pipeline(BundleModels):
         *,
         prompt: str | None = None,
         num_inversion_steps: int | None = None,
-        seed: int | None = None,
+        posterior_seed: int | None = None,
         correction: Correction = "none",
         fast: bool = False,
         control: Control | None = None,
@@ -95,21 +195,22 @@ class Pipeline(BundleModels):
         Args:
             clip: a :class:`~tav_sdk.Video`, or a :class:`~tav_sdk.VideoFile`, which is not held in memory; as high and
                 wide as the bundle takes. One that is longer than the bundle's clips goes window by window: with the
-                same result as in one pass if the pipeline :attr:`exact_long_video`, and then a shorter one is taken,
-                too; otherwise by blended windows. A long inversion that was interrupted goes on where it stopped.
+                same result as in one pass where the pipeline has :attr:`exact_long_video`, and then a shorter one is
+                taken as well; otherwise by blended windows. A long inversion that was interrupted goes on where it
+                stopped.
             prompt: what to invert with; by default what the base does best with (:attr:`Manifest.invert_with`): the
                 empty prompt as in the released code, or the tuned clip's caption; the caption if ``correction`` is
                 ``negative-prompt``.
-            num_inversion_steps: U-Net evaluations, in [1, T]; by default :attr:`Manifest.num_inference_steps`, if
-                ``fast`` half of them.
-            seed: draw the clip's latents from the VAE's posterior with this seed, as the released code does; by
-                default its mean is taken.
+            num_inversion_steps: U-Net evaluations, in [1, T]; by default as many as sampling takes by default,
+                :attr:`Manifest.num_inference_steps`, if ``fast`` half of them.
+            posterior_seed: draw the clip's latents from the VAE's posterior with this seed, as the released code does;
+                by default its mean is taken.
             correction: how edits are kept near the clip, see :class:`~tav_sdk.diffusion.inversion.Inversion`:
-                ``negative-prompt``, which costs nothing, ``direct``, which costs one more U-Net evaluation a step here
-                and nothing in an edit, or ``none``.
+                ``negative-prompt``, which costs nothing, ``direct``, which costs one more U-Net evaluation per step
+                here and nothing in an edit, or ``none``.
             fast: fewer evaluations for nearly the same edits: :func:`~tav_sdk.diffusion.inversion.multistep_invert`,
                 and in :meth:`edit` a third of the usual steps; not with the correction ``direct``.
-            control: what steers the U-Net here, too; by default nothing does, and only the edit is steered.
+            control: what steers the U-Net here as well; by default nothing does, and only the edit is steered.
             callback: called after each step of ``encode``, ``inversion`` and ``correction``; ``False`` cancels.
 
         Raises:
@@ -118,67 +219,85 @@ class Pipeline(BundleModels):
             EngineError: an engine failed.
             CancelledError: the callback returned ``False``.
         """
-        total = self.schedule.num_train_timesteps
-        usual = self.manifest.num_inference_steps
-        if num_inversion_steps is None:
-            num_inversion_steps = fast_steps(usual)[0] if fast else usual
-        if not 1 <= num_inversion_steps <= total:
-            raise InputError(f"num_inversion_steps must be between 1 and {total}, got {num_inversion_steps}")
-        check_correction(correction)
-        if fast and correction == "direct":
-            raise InputError(
-                "a fast inversion takes another way than sampling back does, so the correction direct does not fit it"
-            )
-        start_timestep = int(self.schedule.timesteps(usual)[0]) if fast else None
-        if prompt is None:
-            prompt = self.manifest.prompt if correction == "negative-prompt" else self.manifest.inversion_prompt
-        if correction == "negative-prompt" and not prompt.strip():
-            raise InputError(
-                "the correction negative-prompt needs an inversion with the clip's caption: expected a prompt that "
-                f"says what the clip shows, got {prompt!r}"
-            )
-        self._check_clip(clip)
-        unet = self._unet_over(clip.num_frames, control, callback, ("inversion", num_inversion_steps))
-        facts = self._inversion_facts(clip, prompt, num_inversion_steps, seed, correction, control, start_timestep)
+        options = InvertOptions(
+            prompt=prompt,
+            num_inversion_steps=num_inversion_steps,
+            correction=correction,
+            fast=fast,
+            posterior_seed=posterior_seed,
+        )
+        settings = InvertSettings.of(options, self.manifest, self.schedule)
+        return self.invert_with(clip, settings, control=control, callback=callback)
+
+    def invert_with(
+        self, clip: Clip, settings: InvertSettings, *, control: Control | None = None, callback: Callback | None = None
+    ) -> Inversion:
+        """:meth:`invert` with settings that were resolved before."""
+        check_clip(clip, self.manifest, exact_long_video=self.exact_long_video)
+        self.unet.over(clip.num_frames, control)  # its errors before the clip is hashed and encoded
+        facts = inversion_facts(
+            self.engines,
+            self.schedule,
+            clip,
+            settings,
+            unet=self.unet.graph_name(clip.num_frames),
+            control=control,
+        )
+        steps = settings.num_inversion_steps
         if self._inversions and facts and (kept := self._inversions.find(facts, fps=clip.fps)):
-            steps = num_inversion_steps
-            report(callback, StepProgress("inversion", steps, steps, metrics={"from": "the cache"}))
+            report(callback, StepProgress("inversion", steps, steps, resumed="cache"))
             return kept
-        source = self.encode(clip, seed=seed, callback=callback)
-        states = self.encode_prompt(prompt)
-        trajectory = [source]
-
-        def record(step: StepProgress) -> bool | None:
-            if correction == "direct":
-                trajectory.append(np.asarray(step.latents))
-            return None if callback is None else callback(step)
-
-        if fast:
-            latents = multistep_invert(unet, source, states, self.schedule, num_inversion_steps, usual, record)
-        elif correction == "direct":
-            latents = ddim_invert(unet, source, states, self.schedule, num_inversion_steps, record)
-        else:
-            given = None if facts is None else {"stage": "inversion", **facts.to_dict()}
-            with self._resumed(given, source, callback, num_inversion_steps) as (done, start, keep):
-                latents = ddim_invert(unet, start, states, self.schedule, num_inversion_steps, keep, done=done)
-        offsets = None
-        if correction == "direct":
-            unet = self._unet_over(clip.num_frames, control, callback, ("correction", num_inversion_steps))
-            offsets = direct_offsets(unet, np.stack(trajectory), states, self.schedule, callback)
+        source = self.vae.encode(clip, posterior_seed=settings.posterior_seed, callback=callback)
+        states = self.encode_prompt(settings.prompt)
+        latents, offsets = self._invert_latents(source, states, settings, facts, control, callback)
         inversion = Inversion(
             latents=latents,
             source_latents=source,
             fps=clip.fps,
-            prompt=prompt,
-            num_inversion_steps=num_inversion_steps,
-            correction=correction,
+            prompt=settings.prompt,
+            num_inversion_steps=steps,
+            correction=settings.correction,
             offsets=offsets,
-            start_timestep=start_timestep,
+            start_timestep=settings.start_timestep,
         )
         if self._inversions and facts:
             self._inversions.keep(facts, inversion)
         return inversion
 
+    def _invert_latents(
+        self,
+        source: np.ndarray,
+        states: np.ndarray,
+        settings: InvertSettings,
+        facts: InversionFacts | None,
+        control: Control | None,
+        callback: Callback | None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Inverted latents ``(1, c, f, h, w)``, and the offsets of the correction ``direct``."""
+        steps, schedule, num_frames = settings.num_inversion_steps, self.schedule, source.shape[2]
+
+        def unet(stage: Stage, done: int = 0) -> UNet:
+            return self.unet.over(num_frames, control, LoopReport(callback, stage, steps, done))
+
+        if settings.fast:
+            usual = self.manifest.num_inference_steps
+            return multistep_invert(unet("inversion"), source, states, schedule, steps, usual, callback), None
+        if settings.correction == "direct":
+            trajectory = [source]
+
+            def record(step: StepProgress) -> bool | None:
+                if step.part is None:
+                    trajectory.append(np.asarray(step.latents))
+                return None if callback is None else callback(step)
+
+            latents = ddim_invert(unet("inversion"), source, states, schedule, steps, record)
+            path = np.stack(trajectory)  # (n + 1, 1, c, f, h, w)
+            return latents, direct_offsets(unet("correction"), path, states, schedule, callback)
+        given = None if facts is None else {"stage": "inversion", **facts.to_dict()}
+        with self._resumed(given, source, callback, "inversion", steps) as (done, start, keep):
+            return ddim_invert(unet("inversion", done), start, states, schedule, steps, keep, done=done), None
+
+    @overload
     def edit(
         self,
         prompt: str,
@@ -189,16 +308,42 @@ class Pipeline(BundleModels):
         guidance_scale: float | None = None,
         control: Control | None = None,
         callback: Callback | None = None,
-    ) -> Video:
+    ) -> Video: ...
+
+    @overload
+    def edit(
+        self,
+        prompt: list[str] | tuple[str, ...],
+        inversion: Inversion,
+        *,
+        negative_prompt: str = "",
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        control: Control | None = None,
+        callback: Callback | None = None,
+    ) -> list[Video]: ...
+
+    def edit(
+        self,
+        prompt: str | list[str] | tuple[str, ...],
+        inversion: Inversion,
+        *,
+        negative_prompt: str = "",
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        control: Control | None = None,
+        callback: Callback | None = None,
+    ) -> Video | list[Video]:
         """Sample a new video for ``prompt`` from an inverted clip, with classifier-free guidance.
 
         Args:
-            prompt: what the video is to show, at most 77 tokens; one that is too long is cut with a warning.
+            prompt: what the video is to show, at most 77 tokens; one that is too long is cut with a warning. Of a list
+                of prompts there is a video for each.
             inversion: from :meth:`invert`, whose correction is applied.
             negative_prompt: what it is not to show; not with the correction ``negative-prompt``, which has the clip's
                 caption there.
             num_inference_steps: DDIM steps, in [1, T]; by default :attr:`Manifest.num_inference_steps`, after a fast
-                inversion a third of them. With the correction ``direct`` as many as the inversion took, by default too.
+                inversion a third of them. With the correction ``direct`` as many as the inversion took.
             guidance_scale: at most 1 switches guidance off, which halves the work; by default what the base is best
                 edited with, :attr:`Manifest.guidance_scale`.
             control: a control video and the ControlNet that follows it; the bundle has to be one that was exported with
@@ -209,20 +354,22 @@ class Pipeline(BundleModels):
             BundleError: the U-Net takes no control, or the ControlNet is for another base.
             PromptError: the prompt is no string.
             InputError: the inversion is of another bundle's shape, a number is out of range, or the inversion's
-                correction allows no negative prompt, or not so many steps.
+                correction allows no negative prompt, not so many steps, or no sampling without guidance.
             EngineError: an engine failed.
             CancelledError: the callback returned ``False``.
         """
-        frames = self.edit_frames(
-            prompt,
-            inversion,
-            negative_prompt=negative_prompt,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            control=control,
-            callback=callback,
+        options = SampleOptions(
+            negative_prompt=negative_prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
         )
-        return Video(frames=np.concatenate(list(frames)), fps=inversion.fps)
+        settings = SampleSettings.from_inversion(options, self.manifest, self.schedule, inversion)
+        prompts = check_prompts(prompt, "prompt")
+        videos = []
+        for index, text in enumerate(prompts):
+            item = Item(kind="prompt", index=index + 1, count=len(prompts))
+            told = callback if isinstance(prompt, str) else labelled(callback, item)
+            frames = self.edit_with(text, inversion, settings, control=control, callback=told)
+            videos.append(Video(frames=np.concatenate(list(frames)), fps=inversion.fps))
+        return videos[0] if isinstance(prompt, str) else videos
 
     def edit_frames(
         self,
@@ -237,33 +384,61 @@ class Pipeline(BundleModels):
     ) -> Iterator[NDArray[np.uint8]]:
         """Like :meth:`edit`, but the video comes in parts ``(f, h, w, 3)`` uint8 RGB, as they are decoded.
 
-        So no more than a few of its frames are in memory. Sampling begins when the first part is asked for; a long one
-        that was interrupted goes on where it stopped.
+        So no more than a few of its frames are in memory. Arguments are checked at once; sampling begins when the first
+        part is asked for. A long one that was interrupted goes on where it stopped.
         """
-        if inversion.correction == "negative-prompt":
-            if negative_prompt:
-                raise InputError(
-                    "the correction negative-prompt has the inversion's prompt in the negative prompt's place, got "
-                    f"{negative_prompt!r} for it, too; leave one of them out"
-                )
-            negative_prompt = inversion.prompt
-        if num_inference_steps is None:
-            if inversion.offsets is not None:
-                num_inference_steps = inversion.num_inversion_steps
-            elif inversion.start_timestep is not None:
-                num_inference_steps = fast_steps(self.manifest.num_inference_steps)[1]
-        clean = self._sample(
-            prompt,
-            negative_prompt,
-            inversion.latents,
-            num_inference_steps,
-            guidance_scale,
-            callback,
-            inversion.offsets,
-            control,
-            inversion.start_timestep,
+        options = SampleOptions(
+            negative_prompt=negative_prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
         )
-        yield from self.decode_frames(clean, callback=callback)
+        settings = SampleSettings.from_inversion(options, self.manifest, self.schedule, inversion)
+        (prompt,) = check_prompts((prompt,), "prompt")
+        return self.edit_with(prompt, inversion, settings, control=control, callback=callback)
+
+    def edit_with(
+        self,
+        prompt: str,
+        inversion: Inversion,
+        settings: SampleSettings,
+        *,
+        control: Control | None = None,
+        callback: Callback | None = None,
+    ) -> Iterator[NDArray[np.uint8]]:
+        """:meth:`edit_frames` with settings that were resolved before."""
+        if inversion.correction == "negative-prompt":
+            settings = replace(settings, negative_prompt=inversion.prompt)
+        return self._sample(
+            prompt,
+            settings,
+            inversion.latents,
+            offsets=inversion.offsets,
+            start_timestep=inversion.start_timestep,
+            control=control,
+            callback=callback,
+        )
+
+    def reconstruct_frames(
+        self, inversion: Inversion, *, num_inference_steps: int | None = None, callback: Callback | None = None
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Sample the clip itself again: with the tuned clip's caption, without guidance.
+
+        Args:
+            inversion: from :meth:`invert`; the correction ``direct`` is applied.
+            num_inference_steps: as in :meth:`edit`.
+            callback: as in :meth:`edit`.
+
+        Returns:
+            The frames in parts ``(f, h, w, 3)`` uint8 RGB.
+        """
+        correction: Correction = "direct" if inversion.correction == "direct" else "none"  # others act by guidance
+        settings = SampleSettings.of(
+            SampleOptions(num_inference_steps=num_inference_steps, guidance_scale=1.0),
+            self.manifest,
+            self.schedule,
+            correction=correction,
+            fast=inversion.start_timestep is not None,
+            num_inversion_steps=inversion.num_inversion_steps,
+        )
+        return self.edit_with(self.manifest.prompt, inversion, settings, callback=callback)
 
     def stream(
         self,
@@ -275,7 +450,7 @@ class Pipeline(BundleModels):
         num_inversion_steps: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        seed: int | None = None,
+        posterior_seed: int | None = None,
         max_bytes: int = MEMORY_BYTES,
         callback: Callback | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
@@ -289,13 +464,12 @@ class Pipeline(BundleModels):
             clip: as in :meth:`invert`.
             negative_prompt: what it is not to show.
             inversion_prompt: as ``prompt`` of :meth:`invert`.
-            num_inversion_steps: as in :meth:`invert`.
+            num_inversion_steps: as in :meth:`invert`; by default as many as sampling takes.
             num_inference_steps: as in :meth:`edit`.
             guidance_scale: as in :meth:`edit`.
-            seed: as in :meth:`invert`.
+            posterior_seed: as in :meth:`invert`.
             max_bytes: of memory, each, for what is kept of inversion and of sampling; the rest goes to temporary files.
-            callback: called after each step, as in both, with the ``window``, from 1, of ``windows`` in its metrics;
-                ``False`` cancels.
+            callback: called after each step, as in both, with the window as its ``item``; ``False`` cancels.
 
         Returns:
             The frames in parts ``(f, h, w, 3)`` uint8 RGB, as they are decoded: those of a window, before the next one
@@ -305,39 +479,60 @@ class Pipeline(BundleModels):
             BundleError: the bundle's frames depend on later ones, or it was exported before it could continue.
             InputError: as in :meth:`invert` and :meth:`edit`; now, not when the first frames are asked for.
         """
+        (prompt,) = check_prompts((prompt,), "prompt")
+        sample = SampleSettings.of(
+            SampleOptions(
+                negative_prompt=negative_prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+            ),
+            self.manifest,
+            self.schedule,
+        )
+        invert = InvertSettings.of(
+            InvertOptions(
+                prompt=inversion_prompt, num_inversion_steps=num_inversion_steps, posterior_seed=posterior_seed
+            ),
+            self.manifest,
+            self.schedule,
+            num_inference_steps=sample.num_inference_steps,
+        )
+        return self.stream_with(prompt, clip, invert, sample, max_bytes=max_bytes, callback=callback)
+
+    def stream_with(
+        self,
+        prompt: str,
+        clip: Clip,
+        invert: InvertSettings,
+        sample: SampleSettings,
+        *,
+        max_bytes: int = MEMORY_BYTES,
+        callback: Callback | None = None,
+    ) -> Iterator[NDArray[np.uint8]]:
+        """:meth:`stream` with settings that were resolved before."""
         if not self.exact_long_video:
             raise BundleError(
-                f"the bundle {self._bundle.folder} cannot be streamed: {self.long_video_note}; edit the clip "
+                f"the bundle {self.bundle.folder} cannot be streamed: {self.long_video_note}; edit the clip "
                 "without streaming"
             )
-        self._check_clip(clip)
-        usual, total = self.manifest.num_inference_steps, self.schedule.num_train_timesteps
-        inverting, sampling = (usual if n is None else n for n in (num_inversion_steps, num_inference_steps))
-        for name, steps in (("num_inversion_steps", inverting), ("num_inference_steps", sampling)):
-            if not 1 <= steps <= total:
-                raise InputError(f"{name} must be between 1 and {total}, got {steps}")
-        if inversion_prompt is None:
-            inversion_prompt = self.manifest.inversion_prompt
-        scale = self._guidance(guidance_scale)
-        states = [self.encode_prompt(words) for words in (inversion_prompt, prompt, negative_prompt)]
-        graph, schedule = self._window_graph(), self.schedule
+        check_clip(clip, self.manifest, exact_long_video=True)
+        states = [self.encode_prompt(words) for words in (invert.prompt, prompt, sample.negative_prompt)]
+        graph, schedule = self.unet.window_graph(), self.schedule
         window, num_windows = 0, -(-clip.num_frames // graph.num_frames)
 
         def seen(step: StepProgress) -> bool | None:
-            metrics = {"window": window, "windows": num_windows}
-            return None if callback is None else callback(dataclasses.replace(step, metrics=metrics))
+            item = Item(kind="window", index=window, count=num_windows)
+            return None if callback is None else callback(replace(step, item=item))
 
-        def invert(unet: UNet, source: np.ndarray) -> np.ndarray:
+        def inverted(unet: UNet, source: np.ndarray) -> np.ndarray:
             nonlocal window
             window += 1
-            return ddim_invert(unet, source, states[0], schedule, inverting, seen)
+            return ddim_invert(unet, source, states[0], schedule, invert.num_inversion_steps, seen)
 
-        def sample(unet: UNet, latents: np.ndarray) -> np.ndarray:
-            return ddim_sample(unet, latents, states[1], states[2], schedule, sampling, scale, seen)
+        def sampled(unet: UNet, latents: np.ndarray) -> np.ndarray:
+            steps, scale = sample.num_inference_steps, sample.guidance_scale
+            return ddim_sample(unet, latents, states[1], states[2], schedule, steps, scale, seen)
 
-        windows = stream_windows(
-            graph, self._latents(clip, graph.num_frames, seed), invert, sample, max_bytes=max_bytes
-        )
+        sources = self.vae.latents(clip, graph.num_frames, invert.posterior_seed)
+        windows = stream_windows(graph, sources, inverted, sampled, max_bytes=max_bytes)
         return (frames for clean in windows for frames in self.decode_frames(clean))
 
     def generate(
@@ -362,7 +557,6 @@ class Pipeline(BundleModels):
 
         The other arguments and the errors are those of :meth:`edit`.
         """
-        rate = float(self.manifest.provenance["clip"]["fps"]) if fps is None else fps
         frames = self.generate_frames(
             prompt,
             num_frames=num_frames,
@@ -373,7 +567,7 @@ class Pipeline(BundleModels):
             control=control,
             callback=callback,
         )
-        return Video(frames=np.concatenate(list(frames)), fps=rate)
+        return Video(frames=np.concatenate(list(frames)), fps=self.manifest.clip.fps if fps is None else fps)
 
     def generate_frames(
         self,
@@ -388,125 +582,89 @@ class Pipeline(BundleModels):
         callback: Callback | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
         """Like :meth:`generate`, but the video comes in parts, as in :meth:`edit_frames`."""
-        one, c, f, h, w = self.manifest.latents_shape
-        if num_frames is None:
-            num_frames = f
-        if num_frames < 1:
-            raise InputError(f"num_frames must be at least 1, got {num_frames}")
-        noise = draw_noise((one, c, num_frames, h, w), seed)
-        clean = self._sample(
-            prompt, negative_prompt, noise, num_inference_steps, guidance_scale, callback, control=control
+        (prompt,) = check_prompts((prompt,), "prompt")
+        if num_frames is not None:
+            check_whole("num_frames", num_frames, 1)
+        check_seed("seed", seed)
+        options = SampleOptions(
+            negative_prompt=negative_prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
         )
-        yield from self.decode_frames(clean, callback=callback)
+        settings = SampleSettings.of(options, self.manifest, self.schedule)
+        return self.generate_with(
+            prompt, settings, num_frames=num_frames, seed=seed, control=control, callback=callback
+        )
 
-    def _inversion_facts(
+    def generate_with(
         self,
-        clip: Clip,
         prompt: str,
-        num_steps: int,
-        seed: int | None,
-        correction: Correction,
-        control: Control | None,
-        start_timestep: int | None,
-    ) -> InversionFacts | None:
-        """What an inversion follows from; ``None`` where an engine was given, of whose weights nothing is known."""
-        unet = WINDOWED_UNET if self.exact_long_video and clip.num_frames != self.manifest.num_frames else UNET
-        graphs = (TEXT_ENCODER, VAE_ENCODER, unet)
-        if not self._given.keys().isdisjoint(graphs):
-            return None
-        files = {path: entry.sha256 for path, entry in self.manifest.files.items()}
-        return InversionFacts(
-            clip=clip.content_hash,
-            graphs={name: str(self._bundle.graph(name).key) for name in graphs},
-            tuned=files[(PurePosixPath(self.manifest.graphs[UNET].file).parent / TUNED_FILE).as_posix()],
-            tokenizer=cache_key({path: sha for path, sha in files.items() if path.startswith(f"{TOKENIZER}/")}),
-            schedule=self.schedule.to_config(),
-            scaling_factor=self.manifest.scaling_factor,
-            precision=self.manifest.precision,
-            engine=self.engine,
-            prompt=prompt,
-            num_inversion_steps=num_steps,
-            seed=seed,
-            adapter_scale=self.adapter_scale,
-            correction=correction,
-            control=None if control is None else control.facts,
-            start_timestep=start_timestep,
-        )
+        settings: SampleSettings,
+        *,
+        num_frames: int | None = None,
+        seed: int = 0,
+        control: Control | None = None,
+        callback: Callback | None = None,
+    ) -> Iterator[NDArray[np.uint8]]:
+        """:meth:`generate_frames` with settings that were resolved before."""
+        one, c, f, h, w = self.manifest.latents_shape
+        noise = draw_noise((one, c, num_frames or f, h, w), seed)
+        return self._sample(prompt, settings, noise, control=control, callback=callback)
 
     def _sample(
         self,
         prompt: str,
-        negative_prompt: str,
+        settings: SampleSettings,
         latents: np.ndarray,
-        num_inference_steps: int | None,
-        guidance_scale: float | None,
-        callback: Callback | None,
+        *,
         offsets: np.ndarray | None = None,
-        control: Control | None = None,
         start_timestep: int | None = None,
-    ) -> np.ndarray:
-        """Clean latents."""
+        control: Control | None = None,
+        callback: Callback | None = None,
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Check what can be checked now; sample and decode when the first frames are asked for."""
+        check_latents(latents, self.manifest, exact_long_video=self.exact_long_video)
         num_frames = latents.shape[2]
-        if num_inference_steps is None:
-            num_inference_steps = self.manifest.num_inference_steps
-        unet = self._unet_over(num_frames, control, callback, ("sampling", num_inference_steps))
-        scale = self._guidance(guidance_scale)
-        states = self.encode_prompt(prompt)
-        negative = self.encode_prompt(negative_prompt) if scale > 1 else None
-        facts = None
-        if num_frames != self.manifest.num_frames and self._given.keys().isdisjoint((UNET, WINDOWED_UNET)):
-            facts = {
-                "stage": "sampling",
-                "prompt": prompt,
-                "inputs": [hashlib.sha256(array.tobytes()).hexdigest() for array in (latents, states)],
-                "negative": None if negative is None else hashlib.sha256(negative.tobytes()).hexdigest(),
-                "offsets": None if offsets is None else hashlib.sha256(offsets.tobytes()).hexdigest(),
-                "unet": str(self._bundle.graph(WINDOWED_UNET if self.exact_long_video else UNET).key),
-                "weights": None if self._weights is None else self._weights.key,
-                "schedule": self.schedule.to_config(),
-                "steps": num_inference_steps,
-                "start_timestep": start_timestep,
-                "guidance_scale": scale,
-                "engine": self.engine,
-            }
-        with self._resumed(facts, latents, callback, num_inference_steps) as (done, start, keep):
-            return ddim_sample(
-                unet,
-                start,
-                states,
-                negative,
+        self.unet.over(num_frames, control)
+
+        def frames() -> Iterator[NDArray[np.uint8]]:
+            steps, scale = settings.num_inference_steps, settings.guidance_scale
+            states = self.encode_prompt(prompt)
+            negative = self.encode_prompt(settings.negative_prompt) if scale > 1 else None
+            facts = sampling_facts(
+                self.engines,
                 self.schedule,
-                num_inference_steps,
-                scale,
-                keep,
+                settings,
+                unet=self.unet.graph_name(num_frames),
+                prompt=prompt,
+                latents=latents,
+                states=states,
+                negative=negative,
                 offsets=offsets,
                 start_timestep=start_timestep,
-                done=done,
             )
+            with self._resumed(facts, latents, callback, "sampling", steps) as (done, start, keep):
+                clean = ddim_sample(
+                    self.unet.over(num_frames, control, LoopReport(callback, "sampling", steps, done)),
+                    start,
+                    states,
+                    negative,
+                    self.schedule,
+                    steps,
+                    scale,
+                    keep,
+                    offsets=offsets,
+                    start_timestep=start_timestep,
+                    done=done,
+                )
+            yield from self.decode_frames(clean, callback=callback)
 
-    def _guidance(self, scale: float | None) -> float:
-        """The guidance scale that was given, checked, or the base's."""
-        scale = self.manifest.guidance_scale if scale is None else scale
-        if not math.isfinite(scale):
-            raise InputError(f"guidance_scale must be a finite number, got {scale}")
-        return float(scale)
+        return frames()
 
-    @contextlib.contextmanager
     def _resumed(
-        self, facts: Mapping[str, Any] | None, latents: np.ndarray, callback: Callback | None, total: int
-    ) -> Iterator[tuple[int, np.ndarray, Callback | None]]:
-        """A loop over a long video that goes on where an interrupted one stopped: its steps done, the latents then, and
-        its callback, which keeps them.
-        """
-        if facts is None or self._inversions is None or latents.shape[2] == self.manifest.num_frames:
-            yield 0, latents, callback
-            return
-        unfinished = Unfinished(facts)
-        done, start = unfinished.find() or (0, latents)
-        if done:
-            report(callback, StepProgress(facts["stage"], done, total, metrics={"from": "an interrupted one"}))
-        yield done, start, unfinished.keeping(callback)
-        unfinished.finish()
+        self, facts: Mapping[str, Any] | None, latents: np.ndarray, callback: Callback | None, stage: Stage, total: int
+    ) -> AbstractContextManager[tuple[int, np.ndarray, Callback | None]]:
+        """A loop that goes on where an interrupted one stopped, over a long video, if anything is kept on disk."""
+        is_long = latents.shape[2] != self.manifest.num_frames
+        return resumed(facts if self._inversions is not None and is_long else None, latents, callback, stage, total)
 
 
 def load(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 from tav_sdk.cache.entry import cache_key
 from tav_sdk.cache.store import Cache
 from tav_sdk.errors import TavError
-from tav_sdk.progress import Callback, StepProgress
+from tav_sdk.progress import Callback, Stage, StepProgress, report
 
 SECONDS = 10.0
 """Between two times that latents are kept."""
@@ -68,7 +68,12 @@ class Unfinished:
         """A callback that keeps the latents of steps every now and then, and then calls ``callback``."""
 
         def keep(step: StepProgress) -> bool | None:
-            if step.latents is not None and step.step < step.total and time.monotonic() - self._kept >= SECONDS:
+            if (
+                step.latents is not None
+                and step.part is None
+                and step.step < step.total
+                and time.monotonic() - self._kept >= SECONDS
+            ):
                 self._keep(step.step, step.latents)
             return None if callback is None else callback(step)
 
@@ -92,7 +97,7 @@ class Unfinished:
             finally:
                 self._cache.release(self._keys[turn])
         except _HARMLESS as error:
-            _log.warning("an interrupted edit cannot be gone on with: %s", error)
+            _log.warning("an interrupted edit cannot be resumed and starts again: %s", error)
             return None
 
     def _keep(self, done: int, latents: np.ndarray) -> None:
@@ -118,3 +123,30 @@ class Unfinished:
         if self._cache is not None:
             with contextlib.suppress(*_HARMLESS):
                 self._cache.remove(key)
+
+
+@contextlib.contextmanager
+def resumed(
+    facts: Mapping[str, Any] | None, latents: np.ndarray, callback: Callback | None, stage: Stage, total: int
+) -> Iterator[tuple[int, np.ndarray, Callback | None]]:
+    """A loop that goes on where an interrupted one stopped.
+
+    Args:
+        facts: all that its result depends on; ``None``: nothing is kept, and it starts from its beginning.
+        latents: ``(1, c, f, h, w)`` float32, where it starts.
+        callback: the caller's.
+        stage: of the loop.
+        total: its steps.
+
+    Yields:
+        Its steps that are done, the latents after them, and the callback for it, which keeps them.
+    """
+    if facts is None:
+        yield 0, latents, callback
+        return
+    unfinished = Unfinished(facts)
+    done, start = unfinished.find() or (0, latents)
+    if done:
+        report(callback, StepProgress(stage, done, total, resumed="interrupted"))
+    yield done, start, unfinished.keeping(callback)
+    unfinished.finish()

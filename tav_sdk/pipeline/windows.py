@@ -6,7 +6,7 @@ short one.
 
 - :class:`WindowedUNet`: exact. Timesteps outside, windows inside: what a window keeps for the next one is of the
   current timestep alone, so memory does not grow with the video.
-- :class:`StreamedUNet`: exact, too, for one window at a time, through all timesteps. So the first frames are done
+- :class:`StreamedUNet`: exact as well, for one window at a time, through all timesteps. So the first frames are done
   before the last have begun, at the price of what is kept for every timestep.
 - :class:`BlendedUNet`: for bundles whose frames depend on later ones. Approximate.
 """
@@ -23,12 +23,14 @@ import numpy as np
 from tav_sdk.bundle.layout import PAST, PRESENT
 from tav_sdk.engines.base import TensorSpec
 from tav_sdk.errors import InputError, OutputError
-from tav_sdk.progress import Callback, StepProgress, UNet, report
+from tav_sdk.progress import Callback, Part, Stage, StepProgress, UNet, report
 
 Past = Mapping[str, np.ndarray]
 """What is kept of the frames before a window: by input of the graph, ``(b, ...)`` float32."""
 RunGraph = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 """Runs the windowed graph: feeds to outputs, by name."""
+WindowReport = Callable[[Part, int], None]
+"""Told of each window of an evaluation that is done, with the timestep."""
 MEMORY_BYTES = 2 * 10**9
 """What :class:`PastStore` keeps in memory before it goes to disk."""
 
@@ -83,12 +85,11 @@ class WindowedUNet:
 
     Args:
         graph: the windowed graph.
-        callback: called after each window, see :func:`report_window`; ``False`` cancels.
-        loop: the stage whose steps it is called in, and how many they are.
+        reported: called after each window.
     """
 
-    def __init__(self, graph: WindowGraph, callback: Callback | None = None, loop: tuple[str, int] = ("", 0)) -> None:
-        self._graph, self._callback, self._loop = graph, callback, loop
+    def __init__(self, graph: WindowGraph, reported: WindowReport | None = None) -> None:
+        self._graph, self._reported = graph, reported
 
     def __call__(self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:
         """``(b, c, f, h, w)``, ``()``, ``(b, s, d)`` -> ``(b, c, f, h, w)``, any f."""
@@ -98,14 +99,34 @@ class WindowedUNet:
         for index, start in enumerate(starts):
             here = slice(start, start + length)
             predicted[:, :, here], past = self._graph(sample[:, :, here], timestep, encoder_hidden_states, start, past)
-            report_window(self._callback, index, len(starts), int(timestep), self._loop)
+            if self._reported is not None:
+                self._reported(Part(index=index + 1, count=len(starts)), int(timestep))
         return predicted
 
 
-def report_window(callback: Callback | None, index: int, total: int, timestep: int, loop: tuple[str, int]) -> None:
-    """Report a window of one step as the stage ``windows``, with the loop's stage and steps as ``of`` and ``steps``."""
-    metrics = {"of": loop[0], "steps": loop[1]}
-    report(callback, StepProgress("windows", index + 1, total, timestep, metrics=metrics))
+class LoopReport:
+    """Reports the windows of each step of a loop as its parts. The U-Net is evaluated once per step.
+
+    Args:
+        callback: is told; ``False`` cancels.
+        stage: of the loop.
+        total: its steps.
+        done: those that were done before.
+    """
+
+    def __init__(self, callback: Callback | None, stage: Stage, total: int, done: int = 0) -> None:
+        self._callback, self._total, self._step = callback, total, done
+        self._stage: Stage = stage
+
+    def __call__(self, part: Part, timestep: int) -> None:
+        """Report one window.
+
+        Raises:
+            CancelledError: the callback returned ``False``.
+        """
+        if part.index == 1:
+            self._step += 1
+        report(self._callback, StepProgress(self._stage, self._step, self._total, timestep, part=part))
 
 
 class PastStore:
@@ -235,14 +256,11 @@ class BlendedUNet:
     Args:
         unet: for a window.
         num_frames: frames of a window.
-        callback: called after each window, see :func:`report_window`; ``False`` cancels.
-        loop: the stage whose steps it is called in, and how many they are.
+        reported: called after each window.
     """
 
-    def __init__(
-        self, unet: UNet, num_frames: int, callback: Callback | None = None, loop: tuple[str, int] = ("", 0)
-    ) -> None:
-        self._unet, self._num_frames, self._callback, self._loop = unet, num_frames, callback, loop
+    def __init__(self, unet: UNet, num_frames: int, reported: WindowReport | None = None) -> None:
+        self._unet, self._num_frames, self._reported = unet, num_frames, reported
 
     def __call__(self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:
         """``(b, c, f, h, w)``, ``()``, ``(b, s, d)`` -> ``(b, c, f, h, w)``, f at least a window."""
@@ -258,7 +276,8 @@ class BlendedUNet:
                 predicted[:, :, 0], total[0] = part[:, :, 0], 1.0
             predicted[:, :, start : start + length] += part[:, :, 1:] * weights[:, None, None]
             total[start : start + length] += weights
-            report_window(self._callback, index, len(runs), int(timestep), self._loop)
+            if self._reported is not None:
+                self._reported(Part(index=index + 1, count=len(runs)), int(timestep))
         return predicted / total[:, None, None]
 
 

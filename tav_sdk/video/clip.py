@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Clip", "Video", "VideoInfo", "probe", "read_video"]
 
 
+@runtime_checkable
 class Clip(Protocol):
     """Frames in order: a :class:`Video` in memory, or a :class:`tav_sdk.video.file.VideoFile` on disk."""
 
@@ -81,7 +82,7 @@ class Video:
     @property
     def content_hash(self) -> str:
         """sha256 (hex) of the shape and the bytes of all frames; the rate does not count."""
-        return hash_frames(self.frames.shape, self.frames)
+        return hash_frames(self.frames)
 
     def chunks(self, length: int) -> Iterator[NDArray[np.uint8]]:
         """The frames in order, ``length`` at a time.
@@ -215,12 +216,30 @@ def read_video(
     return Video(frames=np.stack(frames), fps=fps)  # (f, h, w, 3)
 
 
-def hash_frames(shape: tuple[int, ...], frames: Iterable[NDArray[np.uint8]]) -> str:
-    """sha256 (hex) of a clip's shape ``(f, h, w, 3)`` and the bytes of its frames, each ``(h, w, 3)`` uint8."""
-    digest = hashlib.sha256(repr(tuple(shape)).encode())
+class FrameHash:
+    """sha256 of a clip's frames, each ``(h, w, 3)`` uint8, and then of its shape ``(f, h, w, 3)``.
+
+    The shape comes last: of a file it is known only when all frames were seen.
+    """
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, frame: NDArray[np.uint8]) -> None:
+        self._digest.update(np.ascontiguousarray(frame).data)
+
+    def finish(self, shape: tuple[int, ...]) -> str:
+        """The hash in hexadecimal; no frame can be added afterwards."""
+        self._digest.update(repr(tuple(shape)).encode())
+        return self._digest.hexdigest()
+
+
+def hash_frames(frames: NDArray[np.uint8]) -> str:
+    """sha256 (hex) of frames ``(f, h, w, 3)`` uint8 and their shape."""
+    digest = FrameHash()
     for frame in frames:
-        digest.update(np.ascontiguousarray(frame).data)
-    return digest.hexdigest()
+        digest.add(frame)
+    return digest.finish(frames.shape)
 
 
 # --- arguments ----------------------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def check_fps(fps: Any) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if not _MIN_FPS <= value <= _MAX_FPS:
-        raise InputError(f"fps: expected a number from {_MIN_FPS:g} to {_MAX_FPS:g}, got {fps!r}.")
+        raise InputError(f"must be from {_MIN_FPS:g} to {_MAX_FPS:g} frames per second, got {fps!r}", field="fps")
     return value
 
 

@@ -100,7 +100,7 @@ def test_a_closed_engine_does_not_run(engine):
 
 @pytest.mark.parametrize(
     ("precision", "remedy"),
-    [("fp16", "export the bundle again with --precision bf16 or fp32"), ("int8", "again with --precision fp32")],
+    [("fp16", "export the bundle again in precision bf16 or fp32"), ("int8", "again in precision fp32")],
 )
 def test_what_is_not_finite_names_a_precision_to_try(precision, remedy):
     engine = Doubling("unet", [VIDEO, STATES, TIME], [TensorSpec("out", "float32", VIDEO.shape)], precision=precision)
@@ -110,3 +110,10 @@ def test_what_is_not_finite_names_a_precision_to_try(precision, remedy):
         NonFiniteOutputError, match=rf"doubling, {precision}\) returned NaN .* at timestep 5; .*{remedy}"
     ):
         engine.run(given)
+
+
+def test_what_is_not_finite_is_returned_on_request(engine):
+    engine.factor = np.float32(np.nan)
+    assert np.isnan(engine.run(feeds(), check_finite=False)["out"]).all()
+    with pytest.raises(NonFiniteOutputError):
+        engine.run(feeds())

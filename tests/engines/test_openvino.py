@@ -63,7 +63,7 @@ def test_a_damaged_graph_is_refused(attention, tmp_path):
 def test_there_is_nothing_to_build(attention):
     graph, _, _ = attention
     assert build_engine(graph, engine="openvino-cpu") is None
-    with pytest.raises(InputError, match="openvino-cpu has no build options; got workspace"):
+    with pytest.raises(InputError, match="openvino-cpu has no build options, got workspace; leave them out"):
         build_engine(graph, engine="openvino-cpu", workspace=1)
 
 

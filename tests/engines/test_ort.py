@@ -4,9 +4,16 @@ import numpy as np
 import onnx
 import pytest
 
-from tav_sdk.engines import Graph, TensorSpec, Weights, available_engines, open_engine, select
-from tav_sdk.engines.base import EngineStatus
-from tav_sdk.engines.select import resolve_engine
+from tav_sdk.engines import (
+    EngineStatus,
+    Graph,
+    TensorSpec,
+    Weights,
+    available_engines,
+    choose_engine,
+    open_engine,
+    select,
+)
 from tav_sdk.errors import EngineError, InputError
 
 INPUTS = (TensorSpec("x", "float32", ("batch", 3)),)
@@ -49,9 +56,9 @@ def test_an_input_is_checked_before_it_runs(graph):
 
 
 def test_auto_takes_the_first_engine_that_works_here(graph):
-    assert resolve_engine("auto") == next(iter(available_engines()))
+    assert choose_engine("auto")[0] == next(iter(available_engines()))
     with open_engine(graph) as engine:
-        assert engine.backend == resolve_engine("auto")
+        assert engine.backend == choose_engine("auto")[0]
 
 
 def test_the_cpu_is_always_available():
@@ -60,7 +67,7 @@ def test_the_cpu_is_always_available():
 
 def test_an_unknown_engine_lists_those_that_work():
     with pytest.raises(EngineError, match="there is no engine 'tensorflow'; those that work here: auto"):
-        resolve_engine("tensorflow")
+        choose_engine("tensorflow")
 
 
 def test_a_damaged_graph_is_refused(tmp_path):
@@ -106,7 +113,10 @@ def test_weights_that_do_not_fit_are_refused(graph, given, message):
 
 def test_bfloat16_is_refused_on_the_cpu_with_what_to_do(graph):
     half = dataclasses.replace(graph, precision="bf16")
-    text = r"onnxruntime-cpu has no bfloat16 kernels, and the plus graph is in bf16; use openvino-cpu or one on a GPU"
+    text = (
+        "onnxruntime-cpu has no bfloat16 kernels, and the plus graph is in bf16; choose openvino-cpu, or an engine on "
+        "a GPU, or export the run again in precision fp32"
+    )
     with pytest.raises(EngineError, match=text):
         open_engine(half, engine="onnxruntime-cpu")
 
@@ -118,7 +128,7 @@ def test_int8_is_refused_elsewhere_than_on_the_cpu(graph, monkeypatch):
     int8 = dataclasses.replace(graph, precision="int8")
     text = (
         "onnxruntime-cuda does not run int8, which is made for onnxruntime-cpu, and the plus graph is in int8; choose "
-        "--engine onnxruntime-cpu, or export the run again with --precision fp32"
+        "the engine onnxruntime-cpu, or export the run again in precision fp32"
     )
     for use in (select.open_engine, select.build_engine):
         with pytest.raises(EngineError, match=text):

@@ -34,7 +34,7 @@ def counts(monkeypatch):
     return lambda: (Nothing.opened, Nothing.closed)
 
 
-def graph(key="a"):
+def graph(key: str | None = "a"):
     return Graph(name="unet", path=Path("model.onnx"), inputs=(), outputs=(), key=key)
 
 

@@ -10,13 +10,14 @@ import pytest
 
 from tav_sdk.cache.store import Cache
 from tav_sdk.engines import Graph, TensorSpec, Weights
-from tav_sdk.engines.trt import api, backend, cuda, plan
-from tav_sdk.engines.trt import build as trt_build
-from tav_sdk.engines.trt import engine as trt
+from tav_sdk.engines.backend import NOT_BUILT
 from tav_sdk.engines.trt.api import MODULES, Flavour, load
-from tav_sdk.engines.trt.backend import status
-from tav_sdk.engines.trt.engine import TrtEngine, choose_profile
+from tav_sdk.engines.trt.backend import BACKEND
+from tav_sdk.engines.trt.engine import TrtEngine, api, backend, cuda, plan_cache
+from tav_sdk.engines.trt.engine import build as trt_build
+from tav_sdk.engines.trt.engine import engine as trt
 from tav_sdk.engines.trt.plan import explain_refusal
+from tav_sdk.engines.trt.profiles import choose_profile
 from tav_sdk.errors import EngineError, InputError, MissingExtraError, TavError
 
 WIDTH = 3
@@ -65,6 +66,8 @@ class FakeCuda:
         self.copies = self.launches = 0
         self.failing = ""
         self.recordable = True
+        self.names = ["x", "step", "w", "y"]
+        self.contexts = []
 
     def make(self, what, value):
         handle = id(value) if what != "memory" else ctypes.addressof(value)
@@ -179,20 +182,19 @@ class FakeContext:
 def gpu(monkeypatch):
     """A GPU of the test's own, and TensorRT to go with it."""
     gpu = FakeCuda()
-    gpu.names = ["x", "step", "w", "y"]
-    gpu.contexts = []
     plan = SimpleNamespace(num_optimization_profiles=2)
     plan.get_tensor_name = lambda index: gpu.names[index]
     plan.num_io_tensors = len(gpu.names)
     runtime = SimpleNamespace(deserialize_cuda_engine=lambda data: plan if data[:] == b"plan" else None)
 
-    class Log(list):
-        logger = None
-
+    class Log(api.Log):
         def __str__(self):
             return "so says TensorRT"
 
-    module = SimpleNamespace(__version__="11.4", Runtime=lambda logger: runtime)
+    class Logger:
+        Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=2)
+
+    module = SimpleNamespace(__version__="11.4", Runtime=lambda logger: runtime, ILogger=Logger)
 
     class FakeFlavour(Flavour):
         def create_context(self, engine):
@@ -201,7 +203,7 @@ def gpu(monkeypatch):
 
     monkeypatch.setattr(cuda, "runtime", lambda: gpu)
     monkeypatch.setattr(cuda, "device", lambda: cuda.Device("GPU", "8.9"))
-    monkeypatch.setattr(trt, "load", lambda engine: FakeFlavour(engine, module, Log()))
+    monkeypatch.setattr(trt, "load", lambda engine: FakeFlavour(engine, module, Log(module)))
     return gpu
 
 
@@ -435,7 +437,7 @@ def built(monkeypatch, tmp_path, gpu):
         path.write_bytes(b"plan")
 
     monkeypatch.setenv("TAV_CACHE", str(tmp_path / "cache"))
-    for module in (backend, plan):
+    for module in (backend, plan_cache):
         monkeypatch.setattr(module, "build_plan", build)
         monkeypatch.setattr(module, "load", trt.load)
     return paths
@@ -443,42 +445,43 @@ def built(monkeypatch, tmp_path, gpu):
 
 def test_a_graph_is_built_into_the_cache_and_found_there(graph, built):
     keyed = replace(graph, key="d" * 64)
-    assert backend.unready(keyed, "tensorrt") == "has to be built first"
+    assert BACKEND.obstacle(keyed, "tensorrt") == NOT_BUILT
     for _ in range(2):
-        with backend.open_graph(keyed, "tensorrt") as engine:
+        with BACKEND.open(keyed, "tensorrt") as engine:
             np.testing.assert_array_equal(engine.run(feeds(), A)["y"], expected(A))
-        assert backend.unready(keyed, "tensorrt") == ""
+        assert BACKEND.obstacle(keyed, "tensorrt") is None
     assert len(built) == 1
     assert [entry.facts["gpus"] for entry in Cache("engines").entries()] == [["GPU (8.9)"]]
 
 
 def test_a_graph_without_a_key_leaves_no_plan(graph, built):
     for _ in range(2):
-        with backend.open_graph(graph, "tensorrt") as engine:
+        with BACKEND.open(graph, "tensorrt") as engine:
             np.testing.assert_array_equal(engine.run(feeds(), A)["y"], expected(A))
-        assert backend.unready(graph, "tensorrt") == "has to be built first"
+        assert BACKEND.obstacle(graph, "tensorrt") == NOT_BUILT
     assert len(built) == 2
     assert not any(path.exists() for path in built)
 
 
 def test_building_ahead_serves_opening(graph, built):
     keyed = replace(graph, key="d" * 64)
-    path = backend.build_graph(keyed, "tensorrt", optimization_level=5)
+    path = BACKEND.build(keyed, "tensorrt", optimization_level=5)
+    assert path is not None
     assert path.read_bytes() == b"plan"
-    assert backend.unready(keyed, "tensorrt") == ""
-    backend.open_graph(keyed, "tensorrt").close()
+    assert BACKEND.obstacle(keyed, "tensorrt") is None
+    BACKEND.open(keyed, "tensorrt").close()
     assert len(built) == 1
 
 
 def test_an_unknown_build_option_is_named(graph, built):
     with pytest.raises(InputError, match="tensorrt has no build option 'strip'; it has compute_capabilities, optimi"):
-        backend.build_graph(graph, "tensorrt", strip=True)
+        BACKEND.build(graph, "tensorrt", strip=True)
 
 
 def test_nothing_is_built_that_cannot_run(graph, built, monkeypatch):
     monkeypatch.setattr(cuda, "device", no_gpu)
     with pytest.raises(EngineError, match="CUDA cannot find a GPU"):
-        backend.open_graph(graph, "tensorrt")
+        BACKEND.open(graph, "tensorrt")
     assert built == []
 
 
@@ -495,7 +498,7 @@ def no_bindings():
 
 def test_rtx_builds_where_there_is_no_gpu(rtx, monkeypatch):
     monkeypatch.setattr(cuda, "device", no_gpu)
-    found = status("tensorrt-rtx")
+    found = BACKEND.status("tensorrt-rtx")
     assert (found.runs, found.builds) == (False, True)
     assert found.detail == (
         f"TensorRT for RTX {rtx.version} builds engines here; running needs an NVIDIA GPU: CUDA cannot find a GPU: "
@@ -506,14 +509,14 @@ def test_rtx_builds_where_there_is_no_gpu(rtx, monkeypatch):
 
 def test_rtx_runs_where_there_is_one(rtx, monkeypatch):
     monkeypatch.setattr(cuda, "device", lambda: cuda.Device("NVIDIA GeForce RTX 4090", "8.9"))
-    found = status("tensorrt-rtx")
+    found = BACKEND.status("tensorrt-rtx")
     assert (found.runs, found.builds, found.fix) == (True, True, "")
     assert found.detail == f"TensorRT for RTX {rtx.version} on NVIDIA GeForce RTX 4090 (8.9)"
 
 
 def test_the_bindings_of_cuda_may_be_missing(rtx, monkeypatch):
     monkeypatch.setattr(cuda, "device", no_bindings)
-    found = status("tensorrt-rtx")
+    found = BACKEND.status("tensorrt-rtx")
     assert (found.runs, found.builds, found.fix) == (False, True, 'pip install "tav-sdk[tensorrt]"')
     assert "'cuda.bindings', which is not installed" in found.detail
 
@@ -525,7 +528,7 @@ def test_the_bindings_of_cuda_may_be_missing(rtx, monkeypatch):
 def test_a_missing_module_has_its_pip_line(engine, fix, monkeypatch):
     monkeypatch.setitem(MODULES, engine, "no_such_module")
     monkeypatch.setattr(backend, "loaded_other", lambda _: "")
-    found = status(engine)
+    found = BACKEND.status(engine)
     assert (found.runs, found.builds, found.detail, found.fix) == (False, False, "no_such_module is not installed", fix)
 
 
@@ -535,7 +538,7 @@ def test_libraries_that_do_not_load_are_told(tmp_path, monkeypatch):
     monkeypatch.setitem(MODULES, "tensorrt", "broken_trt")
     for module in (backend, api):
         monkeypatch.setattr(module, "loaded_other", lambda _: "")
-    found = status("tensorrt")
+    found = BACKEND.status("tensorrt")
     assert (found.runs, found.builds) == (False, False)
     assert found.detail == (
         "broken_trt is installed, but cannot be loaded: libnvinfer.so.11: cannot open shared object file"
@@ -544,7 +547,7 @@ def test_libraries_that_do_not_load_are_told(tmp_path, monkeypatch):
 
 
 def test_the_other_flavour_is_not_loaded_beside(rtx):
-    found = status("tensorrt")
+    found = BACKEND.status("tensorrt")
     assert (found.runs, found.builds) == (False, False)
     assert "tensorrt is not installed" in found.detail or "this process has loaded TensorRT for RTX" in found.detail
 
@@ -609,7 +612,7 @@ def test_a_gpu_computes_what_onnx_runtime_does(on_gpu, request, tmp_path, monkey
     graph, (a, b), _ = request.getfixturevalue("attention")
     rng = np.random.default_rng(1)
     given = {n: {"x": rng.standard_normal((n, 5, 64), np.float32), "step": np.asarray(3)} for n in (1, 2)}
-    with OrtEngine(graph) as reference, backend.open_graph(replace(graph, key="e" * 64), on_gpu) as tensorrt:
+    with OrtEngine(graph) as reference, BACKEND.open(replace(graph, key="e" * 64), on_gpu) as tensorrt:
         first = {}
         for clip in (a, b, a, a, b, a):  # clips come back, and from the second run on it is a CUDA graph
             for batch, values in given.items():
@@ -623,7 +626,7 @@ def test_a_gpu_computes_what_onnx_runtime_does(on_gpu, request, tmp_path, monkey
 def test_threads_share_a_gpu(on_gpu, request):
     graph, clips, _ = request.getfixturevalue("attention")
     values = {"x": np.ones((1, 5, 64), np.float32), "step": np.asarray(3)}
-    with backend.open_graph(graph, on_gpu) as tensorrt:
+    with BACKEND.open(graph, on_gpu) as tensorrt:
         alone = [tensorrt.run(values, clip)["y"] for clip in clips]
         with ThreadPoolExecutor(4) as pool:
             together = list(pool.map(lambda number: tensorrt.run(values, clips[number % 2])["y"], range(40)))

@@ -2,18 +2,20 @@ import errno
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tav_sdk.cache.store import Cache
 from tav_sdk.engines import Graph, TensorSpec
-from tav_sdk.engines.trt import build as trt_build
-from tav_sdk.engines.trt import cuda
-from tav_sdk.engines.trt import plan as trt_plan
-from tav_sdk.engines.trt.api import Flavour, load
-from tav_sdk.engines.trt.build import BuildOptions, build_plan, profiles_of
-from tav_sdk.engines.trt.plan import PLAN_FILE, find_plan, has_plan, make_plan, plan_facts
+from tav_sdk.engines.trt.api import Flavour, Log, load
+from tav_sdk.engines.trt.build import BuildOptions, build_plan
+from tav_sdk.engines.trt.engine import build as trt_build
+from tav_sdk.engines.trt.engine import cuda, plan_cache
+from tav_sdk.engines.trt.plan_cache import PLAN_FILE, find_plan, has_plan, make_plan, plan_facts
+from tav_sdk.engines.trt.profiles import profiles_of
 from tav_sdk.errors import EngineError, InputError, OutputError
 
 RTX = "tensorrt-rtx"
@@ -21,10 +23,24 @@ ADA = {"engine": RTX, "compute_capabilities": ("8.9",)}
 WIDTH = 64
 
 
+class FakeTrt:
+    """TensorRT, as far as it has no GPU to do with."""
+
+    __version__ = "11.4"
+
+    class ILogger:
+        Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=2)
+
+
+TENSORRT = Flavour("tensorrt", FakeTrt, Log(FakeTrt))
+
+
 def graph_of(**changes):
     """A graph that is not on disk."""
     values = TensorSpec("x", "float32", ("batch", 3)), TensorSpec("step", "int64", ())
-    graph = Graph(name="unet", path="model.onnx", inputs=values, outputs=values[:1], axes={"batch": (1, 2)}, key="a")
+    graph = Graph(
+        name="unet", path=Path("model.onnx"), inputs=values, outputs=values[:1], axes={"batch": (1, 2)}, key="a"
+    )
     return replace(graph, **changes)
 
 
@@ -97,7 +113,7 @@ def test_profiles_share_the_weights(rtx, tmp_path):
     body = helper.make_graph([node], "g", values[:1], values[1:], [numpy_helper.from_array(weight, "w")])
     path = tmp_path / "model.onnx"
     onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
-    specs = [TensorSpec(name, "float32", ("batch", 4, width)) for name in "xy"]
+    specs = tuple(TensorSpec(name, "float32", ("batch", 4, width)) for name in "xy")
     graph = Graph(name="wide", path=path, inputs=specs[:1], outputs=specs[1:], axes={"batch": (1, 2, 3)})
     build_plan(graph, tmp_path / PLAN_FILE, **ADA)
     assert weight.nbytes < (tmp_path / PLAN_FILE).stat().st_size < 1.5 * weight.nbytes
@@ -113,8 +129,9 @@ def test_the_unet_of_a_bundle_builds_with_all_its_tuned_weights_as_inputs(rtx, t
     plan = (tmp_path / PLAN_FILE).read_bytes()
     assert graph.tuned
     assert [spec.name for spec in graph.tuned if spec.name.encode() not in plan] == []
-    weights = bundle.weights().tensors
-    assert [name for name, array in weights.items() if array.any() and holds(plan, array)] == []
+    weights = bundle.weights()
+    assert weights is not None
+    assert [name for name, array in weights.tensors.items() if array.any() and holds(plan, array)] == []
 
 
 @pytest.mark.parametrize(
@@ -173,12 +190,12 @@ def test_options_are_checked(rtx, tmp_path, options, message):
 
 def test_tensorrt_builds_for_its_own_gpu_alone():
     with pytest.raises(InputError, match=r"tensorrt builds for the GPU that it runs on, got compute capability 8.9"):
-        Flavour("tensorrt", None, None).check_capabilities(("8.9",))
+        TENSORRT.check_capabilities(("8.9",))
 
 
 def test_a_process_builds_with_one_flavour(plan):
     with pytest.raises(EngineError, match="has set up Polygraphy for TensorRT for RTX, and it serves one of the two"):
-        Flavour("tensorrt", None, None).polygraphy("polygraphy.backend.trt")
+        TENSORRT.polygraphy("polygraphy.backend.trt")
 
 
 def test_a_process_loads_one_flavour(plan, tmp_path, monkeypatch):
@@ -290,7 +307,7 @@ def test_a_plan_for_this_gpu_is_found_and_one_for_another_is_not(
     graph, cache, quick, monkeypatch, built, capability, found
 ):
     make_plan(graph, RTX, options=BuildOptions(compute_capabilities=built, optimization_level=5), cache=cache)
-    monkeypatch.setattr(trt_plan, "_capability", lambda: capability)
+    monkeypatch.setattr(plan_cache, "_capability", lambda: capability)
     assert has_plan(graph, RTX, cache=cache) is found
     assert (find_plan(graph, RTX, cache=cache) is not None) is found
 
@@ -298,7 +315,7 @@ def test_a_plan_for_this_gpu_is_found_and_one_for_another_is_not(
 def test_a_plan_for_this_gpu_alone_comes_first(graph, cache, quick, monkeypatch):
     orders = [("8.9",), ("8.6", "8.9"), ("8.6",), ()]
     plans = [make_plan(graph, RTX, options=BuildOptions(compute_capabilities=order), cache=cache) for order in orders]
-    monkeypatch.setattr(trt_plan, "_capability", lambda: "8.9")
+    monkeypatch.setattr(plan_cache, "_capability", lambda: "8.9")
     for plan in (plans[0], plans[1], plans[3]):
         assert find_plan(graph, RTX, cache=cache) == plan
         cache.remove(plan.parent.name)
@@ -318,11 +335,8 @@ def test_a_turing_gpu_has_a_plan_of_its_own(graph, cache, quick, monkeypatch):
 
 
 def test_a_tensorrt_plan_is_for_one_kind_of_gpu(graph, monkeypatch):
-    class Trt:
-        __version__ = "11.4"
-
     monkeypatch.setattr(cuda, "device", lambda: cuda.Device("NVIDIA L4", "8.9"))
-    assert plan_facts(graph, Flavour("tensorrt", Trt, None), BuildOptions())["gpus"] == ["NVIDIA L4 (8.9)"]
+    assert plan_facts(graph, TENSORRT, BuildOptions())["gpus"] == ["NVIDIA L4 (8.9)"]
 
 
 def test_a_graph_without_a_key_is_not_cached(graph, cache):

@@ -11,7 +11,7 @@ import tav_sdk
 from tav_sdk.bundle.bundle import Bundle
 from tav_sdk.bundle.layout import GRAPHS, WINDOWED_UNET
 from tav_sdk.errors import BundleError, CheckpointError, InputError, OutputError
-from tav_sdk.export import export_bundle, export_clip
+from tav_sdk.export import ExportOptions, export_bundle, export_clip
 from tav_sdk.training import load_run
 
 TUNED = "unet/tuned.onnx_data"
@@ -45,7 +45,7 @@ def test_the_weights_alone_are_written_and_the_rest_is_linked(tiny_bundle, other
 
 
 def test_it_equals_an_export_of_its_own(other_run, other_bundle, tmp_path):
-    alone = export_bundle(other_run, tmp_path / "alone", windows=False)
+    alone = export_bundle(other_run, tmp_path / "alone", ExportOptions(windows=False))
     for name in GRAPHS:
         assert Bundle(alone).graph(name).key == Bundle(other_bundle).graph(name).key
     assert (alone / TUNED).read_bytes() == (other_bundle / TUNED).read_bytes()
@@ -90,7 +90,7 @@ def edited_run(run, tmp_path, change):
         (lambda record: record["config"].update(width=128), "its width is 128, expected 64"),
         (
             lambda record: record["config"]["inflation"].update(temporal_mask="none"),
-            r"its inflation is temporal_mask=none, expected temporal_mask=causal; export it without --bundle",
+            r"its inflation is temporal_mask=none, expected temporal_mask=causal; export it with graphs of its own",
         ),
     ],
 )
@@ -103,16 +103,16 @@ def test_a_run_that_does_not_fit_is_refused(other_run, tiny_bundle, tmp_path, ch
 
 @pytest.fixture
 def run_of(other_run, tmp_path):
-    """``run_of(tensors)``: a copy of ``other_run`` with these tuned tensors."""
+    """``run_of(tensors)``: a copy of ``other_run`` with these tuned weights."""
     from safetensors.numpy import save_file
 
     from tav_sdk.files import sha256_of
 
     def make(tensors):
         copy = shutil.copytree(other_run, tmp_path / "run")
-        save_file(tensors, copy / "delta.safetensors")
+        save_file(tensors, copy / "tuned.safetensors")
         record = json.loads((copy / "run.json").read_text())
-        record["delta_sha256"] = sha256_of(copy / "delta.safetensors")
+        record["tuned_sha256"] = sha256_of(copy / "tuned.safetensors")
         (copy / "run.json").write_text(json.dumps(record))
         return copy
 
@@ -122,7 +122,7 @@ def run_of(other_run, tmp_path):
 def test_weights_that_are_not_finite_are_refused(other_run, tiny_bundle, run_of, tmp_path):
     from safetensors.numpy import load_file
 
-    tensors = load_file(other_run / "delta.safetensors")
+    tensors = load_file(other_run / "tuned.safetensors")
     name = sorted(tensors)[0]
     tensors[name] = np.full_like(tensors[name], np.nan)
     with pytest.raises(CheckpointError, match=f"{name} in .* has NaN or infinity in it as float32; tune again"):
@@ -133,7 +133,7 @@ def test_weights_that_are_not_finite_are_refused(other_run, tiny_bundle, run_of,
 def test_a_delta_of_other_tensors_is_refused(other_run, tiny_bundle, run_of, tmp_path):
     from safetensors.numpy import load_file
 
-    tensors = load_file(other_run / "delta.safetensors")
+    tensors = load_file(other_run / "tuned.safetensors")
     name, tensor = tensors.popitem()
     copy = run_of({**tensors, "conv_in.weight": tensor})
     text = rf"does not fit the bundle's U-Net \(2 differences\): missing {name}; unexpected conv_in.weight"
@@ -189,7 +189,7 @@ def test_pipelines_on_one_base_share_their_engines(tiny_bundle, other_bundle):
 
 
 def test_a_bundle_of_another_base_is_not_swapped_in(tiny_bundle, bundle_copy, edit_manifest):
-    edit_manifest(lambda manifest: manifest["provenance"]["base"].update(sha256="1" * 64, name="other"))
+    edit_manifest(lambda manifest: manifest["base"].update(sha256="1" * 64, name="other"))
     with tav_sdk.load(tiny_bundle, engine="onnxruntime-cpu") as pipeline:
         before = predicted(pipeline)
         with pytest.raises(BundleError, match=r"does not fit .*: its base model is other \(1111.*\), expected"):
@@ -235,4 +235,4 @@ def test_engines_that_were_given_keep_their_weights(tiny_bundle, other_bundle):
 def test_the_command_line_exports_onto_a_bundle(tav, other_run, tiny_bundle, tmp_path):
     result = tav("export", other_run, "--bundle", tiny_bundle, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert Bundle(tmp_path / "out").manifest.provenance["delta_sha256"] == load_run(other_run).record["delta_sha256"]
+    assert Bundle(tmp_path / "out").manifest.tuned_sha256 == load_run(other_run).record["tuned_sha256"]

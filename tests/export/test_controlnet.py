@@ -12,7 +12,7 @@ import tav_sdk
 from tav_sdk.bundle.bundle import Bundle
 from tav_sdk.bundle.layout import DOWN_RESIDUAL, MID_RESIDUAL, UNET
 from tav_sdk.errors import BaseModelError, BundleError, InputError, PickledWeightsError
-from tav_sdk.export import export_bundle, export_controlnet
+from tav_sdk.export import ExportOptions, export_bundle, export_controlnet
 from tav_sdk.pipeline.controlnet import Control, ControlNet
 from tav_sdk.training import PretrainedBase
 from tav_sdk.video.clip import Video
@@ -43,7 +43,9 @@ def tiny_controlnet(made_once, tiny_base):
 @pytest.fixture(scope="session")
 def control_bundle(made_once, tiny_run):
     """``tiny_run`` exported with control; do not write into it."""
-    return made_once("control_bundle", lambda path: export_bundle(tiny_run, path, control=True, windows=False))
+    return made_once(
+        "control_bundle", lambda path: export_bundle(tiny_run, path, ExportOptions(control=True, windows=False))
+    )
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +162,7 @@ def test_an_inversion_with_control_is_another_one_and_is_kept_apart(
         control, seen = Control(video=feeds["video"], controlnet=net), []
         made = [
             pipeline.invert(
-                clip, num_inversion_steps=2, control=one, callback=lambda step: seen.append(step.metrics.get("from"))
+                clip, num_inversion_steps=2, control=one, callback=lambda step: seen.append(step.resumed)
             ).latents
             for one in (None, control, control)
         ]
@@ -222,7 +224,7 @@ def test_an_exported_controlnet_of_another_shape_is_refused(exported, control_bu
 def test_pickled_weights_are_refused(tiny_controlnet, control_bundle, tmp_path):
     source = shutil.copytree(tiny_controlnet, tmp_path / "source")
     (source / "diffusion_pytorch_model.safetensors").rename(source / "diffusion_pytorch_model.bin")
-    with pytest.raises(PickledWeightsError, match=r"has only pickled weights .*allow it with --allow-pickle"):
+    with pytest.raises(PickledWeightsError, match=r"has only pickled weights .*allow it with allow_pickle"):
         export_controlnet(source, tmp_path / "net", bundle=control_bundle)
 
 

@@ -106,7 +106,7 @@ def test_the_graph_is_valid_and_has_no_other_files(int8_unet):
 
 
 def test_frozen_weights_take_less_than_half(int8_unet, tiny_bundle):
-    """A quarter in a large model; here scales and norms count, too."""
+    """A quarter in a large model; here scales and norms count as well."""
     sizes = [(folder / WEIGHTS_FILE).stat().st_size for folder in (int8_unet, tiny_bundle / UNET)]
     assert sizes[0] < 0.5 * sizes[1]
 

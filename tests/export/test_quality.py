@@ -13,7 +13,7 @@ from tav_sdk.bundle.bundle import Bundle
 from tav_sdk.bundle.graph_folder import file_entries
 from tav_sdk.bundle.layout import UNET, WEIGHTS_FILE
 from tav_sdk.errors import CancelledError, ParityError, QualityError
-from tav_sdk.export import export_bundle
+from tav_sdk.export import ExportOptions, export_bundle
 from tav_sdk.export.graphs import GraphContract
 from tav_sdk.export.int8 import quantize
 from tav_sdk.export.quality import QUALITY_TOLERANCES, QualityTolerance, check_edit_quality, check_tolerance
@@ -106,7 +106,7 @@ def test_half_precision_is_rounded_as_on_a_gpu(
     monkeypatch.setitem(QUALITY_TOLERANCES, precision, QualityTolerance(psnr=25, clip_text=0.1))
     shared = made_once(
         f"{precision}_bundle",
-        lambda path: export_bundle(tiny_run, path, precision=precision, windows=precision == "fp16"),
+        lambda path: export_bundle(tiny_run, path, ExportOptions(precision=precision, windows=precision == "fp16")),
     )
     bundle = relabel(shutil.copytree(shared, tmp_path / "bundle"), precision)
     before = sorted(bundle.rglob("*"))

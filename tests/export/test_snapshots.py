@@ -9,7 +9,8 @@ from PIL import Image
 import tav_sdk
 from tav_sdk.bundle.bundle import Bundle
 from tav_sdk.errors import CheckpointError, InputError, PromptError, VideoError
-from tav_sdk.training import TuneConfig, compare_snapshots, export_clip, load_run, tune
+from tav_sdk.export import export_clip
+from tav_sdk.training import TuneConfig, compare_snapshots, load_run, tune
 
 CAPTION = "a red square is moving over the meadow"
 FEW = {"num_inference_steps": 2, "guidance_scale": 4.0}
@@ -188,8 +189,8 @@ def test_a_damaged_snapshot_is_refused(run_copy):
 def test_a_snapshot_is_exported(tav, run, tiny_bundle, tmp_path):
     result = tav("export", run.folder, "--step", 2, "--bundle", tiny_bundle, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
-    provenance = Bundle(tmp_path / "out").manifest.provenance
-    assert provenance["delta_sha256"] == run.at(2).record["delta_sha256"] != run.record["delta_sha256"]
+    written = Bundle(tmp_path / "out").manifest.tuned_sha256
+    assert written == run.at(2).record["tuned_sha256"] != run.record["tuned_sha256"]
     result = tav("export", run.folder, "--step", 9, "--bundle", tiny_bundle, "--out", tmp_path / "other")
     assert result.exit_code == 2
     assert "has no snapshot of step 9" in result.stderr

@@ -9,7 +9,7 @@ from tav_sdk.bundle.bundle import Bundle
 from tav_sdk.bundle.layout import GRAPHS, TUNED_FILE, UNTUNED_FILE, WINDOWED_UNET
 from tav_sdk.bundle.precision import TOLERANCES
 from tav_sdk.errors import BaseModelError, CancelledError, OutputError, ParityError, QualityError
-from tav_sdk.export import export_bundle, write_bundle
+from tav_sdk.export import ExportOptions, export_bundle, write_bundle
 from tav_sdk.export.int8 import STEPS
 from tav_sdk.training import load_run
 from tav_sdk.training.checkpoint import tuned_names
@@ -75,7 +75,7 @@ def test_another_base_is_refused(tiny_run, tiny_base, tmp_path):
     scheduler = other / "scheduler" / "scheduler_config.json"
     scheduler.write_text(scheduler.read_text().replace("0.012", "0.013"))
     with pytest.raises(BaseModelError, match=r"is not the base that the run .* was tuned on: expected sha256"):
-        export_bundle(tiny_run, tmp_path / "bundle", base=other, windows=False)
+        export_bundle(tiny_run, tmp_path / "bundle", ExportOptions(windows=False), base=other)
     assert not (tmp_path / "bundle").exists()
 
 
@@ -84,28 +84,28 @@ def test_a_graph_that_differs_stops_the_export_and_leaves_nothing(tiny_run, tmp_
 
     monkeypatch.setattr(parity, "relative_difference", lambda result, reference: np.float64("nan"))
     with pytest.raises(ParityError, match="the text_encoder graph differs from the model"):
-        export_bundle(tiny_run, tmp_path / "bundle", windows=False)
+        export_bundle(tiny_run, tmp_path / "bundle", ExportOptions(windows=False))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_callback_cancels_and_leaves_nothing(tiny_run, tmp_path):
     with pytest.raises(CancelledError, match="export was cancelled after step 1 of 4"):
-        export_bundle(tiny_run, tmp_path / "bundle", callback=lambda progress: False, windows=False)
+        export_bundle(tiny_run, tmp_path / "bundle", ExportOptions(windows=False), callback=lambda progress: False)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_not_empty_is_refused(tiny_run, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="is not empty"):
-        export_bundle(tiny_run, tmp_path, windows=False)
+        export_bundle(tiny_run, tmp_path, ExportOptions(windows=False))
 
 
 def test_the_comparison_can_be_left_to_the_machine_that_runs_the_bundle(tiny_run, tmp_path, monkeypatch):
-    from tav_sdk.export import write_bundle
+    from tav_sdk.export import graph_exporter
     from tav_sdk.pipeline.verify import verify
 
-    monkeypatch.setattr(write_bundle, "check_parity", None)
-    bundle = export_bundle(tiny_run, tmp_path / "bundle", parity=False, windows=False)
+    monkeypatch.setattr(graph_exporter, "check_parity", None)
+    bundle = export_bundle(tiny_run, tmp_path / "bundle", ExportOptions(parity=False, windows=False))
     assert {graph.parity_max_abs for graph in Bundle(bundle).manifest.graphs.values()} == {None}
     assert all(check.passed and check.relative is not None for check in verify(bundle, engine="onnxruntime-cpu"))
 
@@ -114,7 +114,10 @@ def test_int8_is_the_unets_and_says_what_stays(tiny_run, tmp_path, monkeypatch):
     seen, measured = [], {"psnr": 40.0, "clip_text": 90.0, "clip_text_fp32": 90.1}
     monkeypatch.setattr(write_bundle, "check_edit_quality", lambda folder, run, base, callback: measured)
     made = export_bundle(
-        tiny_run, tmp_path / "bundle", precision="int8", callback=lambda step: seen.append(step.stage), windows=False
+        tiny_run,
+        tmp_path / "bundle",
+        ExportOptions(precision="int8", windows=False),
+        callback=lambda step: seen.append(step.stage),
     )
     manifest = Bundle(made).manifest
     assert {name: entry.precision for name, entry in manifest.graphs.items()} == dict.fromkeys(GRAPHS, "fp32") | {
@@ -135,5 +138,5 @@ def test_edits_that_are_bad_stop_the_export_and_leave_nothing(tiny_run, tmp_path
 
     monkeypatch.setattr(write_bundle, "check_edit_quality", refuse)
     with pytest.raises(QualityError, match="edits in fp16 differ"):
-        export_bundle(tiny_run, tmp_path / "bad", precision="fp16", windows=False)
+        export_bundle(tiny_run, tmp_path / "bad", ExportOptions(precision="fp16", windows=False))
     assert list(tmp_path.iterdir()) == []

@@ -300,7 +300,7 @@ def test_a_link_that_leaves_the_bundle_is_refused(refused, edit_args, bundle_cop
 
 
 def test_a_newer_bundle_is_refused(refused, edit_args, bundle_copy, edit_manifest):
-    edit_manifest(lambda manifest: manifest.update(format_version=3, something_new=True))
+    edit_manifest(lambda manifest: manifest.update(format_version=4, something_new=True))
     text = "has format 3, this version reads up to 2; update with: pip install --upgrade tav-sdk"
     refused(text, *edit_args(bundle_copy))
 

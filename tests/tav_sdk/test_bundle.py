@@ -125,10 +125,10 @@ def test_a_missing_graph_is_refused(bundle_copy, edit_manifest):
         Bundle(bundle_copy)
 
 
-@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99, 3.0])
+@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99, 4.0])
 def test_a_newer_format_is_refused_with_what_to_do(bundle_copy, edit_manifest, version):
     edit_manifest(lambda manifest: manifest.update(format_version=version))
-    text = r"has format .*, this version reads up to 2; update with: pip install --upgrade tav-sdk"
+    text = r"has format .*, this version reads up to 3; update with: pip install --upgrade tav-sdk"
     with pytest.raises(BundleVersionError, match=text):
         Bundle(bundle_copy)
 
@@ -146,14 +146,35 @@ def test_an_unknown_format_is_refused(bundle_copy, edit_manifest, version):
         (lambda manifest: manifest.pop("num_frames"), "num_frames: Field required"),
         (lambda manifest: manifest.update(extra=1), "extra: Extra inputs are not permitted"),
         (lambda manifest: manifest.update(height="tall"), "height: Input should be a valid integer, .*"),
-        (lambda manifest: manifest["provenance"].pop("tuning"), "provenance.*tuning: Field required"),
-        (lambda manifest: manifest["provenance"]["clip"].pop("fps"), "provenance.*clip.fps: Field required"),
+        (lambda manifest: manifest.pop("base"), "base: Field required"),
+        (lambda manifest: manifest["clip"].pop("fps"), "clip.fps: Field required"),
     ],
 )
 def test_a_manifest_that_is_not_one_is_refused(bundle_copy, edit_manifest, change, text):
     edit_manifest(change)
     with pytest.raises(BundleError, match=f"is not a valid manifest: {text}; export the bundle again"):
         Bundle(bundle_copy)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_former_formats_still_load(bundle_copy, edit_manifest, version):
+    """Format 2 had what code reads among what is for people; format 1 had no places of tuned weights either."""
+    now = Bundle(bundle_copy).manifest
+
+    def as_it_was(manifest):
+        manifest["format_version"] = version
+        manifest["provenance"]["delta_sha256"] = manifest.pop("tuned_sha256")
+        del manifest["base"], manifest["clip"]
+        if version == 1:
+            for graph in manifest["graphs"].values():
+                graph.pop("tuned", None)
+                graph.pop("untuned", None)
+
+    edit_manifest(as_it_was)
+    bundle = Bundle(bundle_copy)
+    assert (bundle.manifest.base, bundle.manifest.clip) == (now.base, now.clip)
+    assert bundle.manifest.tuned_sha256 == now.tuned_sha256
+    assert (bundle.weights() is None) == (version == 1)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])

@@ -15,10 +15,10 @@ from pathlib import Path
 import filelock
 import pytest
 
-import tav_sdk.cache.entry
-import tav_sdk.cache.store
-from tav_sdk.cache.entry import ENTRY, cache_key
+import tav_sdk.cache.record
+from tav_sdk.cache.entry import cache_key
 from tav_sdk.cache.limits import LIMITS, cache_root, size_limit
+from tav_sdk.cache.record import ENTRY
 from tav_sdk.cache.store import Cache
 from tav_sdk.errors import ConfigError, EngineError, InputError, OutputError
 
@@ -370,18 +370,18 @@ def test_the_list_says_what_is_damaged(cache):
 def test_an_entry_that_is_removed_while_it_is_read_is_no_damage(cache, caplog, monkeypatch):
     put(cache, A)
     other = Cache("engines", root=cache.root)
-    real = tav_sdk.cache.entry.sha256_of
+    real = tav_sdk.cache.record.sha256_of
 
     def hash_late(path: Path) -> str:
         other.remove(A)
         return real(path)
 
-    monkeypatch.setattr(tav_sdk.cache.entry, "sha256_of", hash_late)
+    monkeypatch.setattr(tav_sdk.cache.record, "sha256_of", hash_late)
     assert cache.get(A) is None
     assert caplog.text == ""
-    monkeypatch.setattr(tav_sdk.cache.entry, "sha256_of", real)
+    monkeypatch.setattr(tav_sdk.cache.record, "sha256_of", real)
     put(cache, A)
-    monkeypatch.setattr(tav_sdk.cache.entry, "sha256_of", hash_late)
+    monkeypatch.setattr(tav_sdk.cache.record, "sha256_of", hash_late)
     assert cache.verify() == []
 
 
@@ -556,7 +556,7 @@ def test_a_full_disk_while_writing_the_record_leaves_nothing(cache, monkeypatch)
         path.write_text(text[:5])
         raise full()
 
-    monkeypatch.setattr(tav_sdk.cache.entry, "write_text", fail)
+    monkeypatch.setattr(tav_sdk.cache.record, "write_text", fail)
     with pytest.raises(OutputError, match=r"cannot be written: No space left on device"):
         cache.get_or_make(A, write, facts={})
     assert names(cache) == []

@@ -197,7 +197,7 @@ def test_info_on_a_run(tav, tiny_run):
 def test_info_on_a_run_lists_its_snapshots(tav, tiny_run, tmp_path):
     folder = shutil.copytree(tiny_run, tmp_path / "run")
     (folder / "snapshots").mkdir(exist_ok=True)
-    shutil.copy(folder / "delta.safetensors", folder / "snapshots" / "step-000001.safetensors")
+    shutil.copy(folder / "tuned.safetensors", folder / "snapshots" / "step-000001.safetensors")
     assert json.loads(tav("info", folder, "--json").stdout)["steps"] == [1, 2]
 
 

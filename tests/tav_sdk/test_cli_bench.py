@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tav_sdk.export.bench import steps as bench_run
+from tav_sdk.export.bench import compare
+from tav_sdk.export.bench.compare import changes
 from tav_sdk.export.bench.edit import STAGES, peak_bytes
-from tav_sdk.export.bench.steps import changes, report_steps
+from tav_sdk.export.bench.report import report_steps
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +81,7 @@ def test_a_file_of_something_else_is_refused(tav, tiny_bundle, tmp_path):
 
 
 def test_another_run_is_refused(tav, tiny_bundle, tiny_run, bundle_copy, edit_manifest):
-    edit_manifest(lambda manifest: manifest["provenance"].update(delta_sha256="0" * 64))
+    edit_manifest(lambda manifest: manifest.update(tuned_sha256="0" * 64))
     result = tav("bench", bundle_copy, "--run", tiny_run)
     assert result.exit_code == 2
     assert "was not exported from the run" in result.stderr
@@ -101,7 +102,7 @@ def test_a_measurement_of_another_bundle_is_refused(tav, tiny_bundle, tmp_path):
     file.write_text(json.dumps({**made, "bundle": {**made["bundle"], "height": 512}}))
     result = tav("bench", tiny_bundle, "--against", file)
     assert result.exit_code == 2
-    assert "--against was measured on another bundle: its height is 512, this one's 64" in result.stderr
+    assert "the former measurement was made on another bundle: its height is 512, this one's 64" in result.stderr
     file.write_text(json.dumps(made))
     result = tav("bench", tiny_bundle, "--engine", "onnxruntime-cpu", "--against", file)
     assert result.exit_code == 2
@@ -125,7 +126,7 @@ def test_a_change_is_what_the_others_do_not_share():
 def test_a_regression_leaves_with_1(tav, tiny_bundle, tmp_path, monkeypatch):
     file = tmp_path / "bench.json"
     assert tav("bench", tiny_bundle, "--rounds", 1, "--json", file).exit_code == 0
-    monkeypatch.setattr(bench_run, "changes", lambda *_: {"mine": 1.5, "other": 1.0})
+    monkeypatch.setattr(compare, "changes", lambda *_: {"mine": 1.5, "other": 1.0})
     result = tav("bench", tiny_bundle, "--rounds", 1, "--against", file)
     assert result.exit_code == 1
     assert "slower: a U-Net step on mine takes 1.50 times as long as it did" in result.stderr

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tav_sdk.cache.entry import ENTRY, cache_key
+from tav_sdk.cache.entry import cache_key
+from tav_sdk.cache.record import ENTRY
 from tav_sdk.cache.store import Cache
 
 

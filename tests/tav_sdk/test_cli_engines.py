@@ -8,8 +8,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from tav_sdk.engines import build_engine, choose_engine, ort, select
-from tav_sdk.engines.base import EngineStatus
+from tav_sdk.engines import EngineStatus, build_engine, choose_engine, ort, select
+from tav_sdk.engines.backend import NOT_BUILT
 from tav_sdk.engines.select import MODULES
 from tav_sdk.errors import EngineError
 
@@ -56,7 +56,7 @@ def test_an_unknown_engine_is_refused(tav, tiny_bundle, engine):
 def test_options_of_another_engine_are_refused(tav, tiny_bundle):
     result = tav("build", tiny_bundle, "--engine", "onnxruntime-cpu", "--compute-capability", "8.9")
     assert result.exit_code == 2
-    assert "onnxruntime-cpu has no build options; got compute_capabilities" in result.stderr
+    assert "onnxruntime-cpu has no build options, got compute_capabilities; leave them out" in result.stderr
 
 
 def test_a_size_that_is_none_is_refused(tav, tiny_bundle):
@@ -71,17 +71,15 @@ def statuses(monkeypatch):
 
     def pretend(engines):
         class Backend:
-            @staticmethod
-            def status(engine):
+            def status(self, engine):
                 runs = engines[engine][0]
                 return EngineStatus(engine=engine, runs=runs, builds=False, detail="no GPU", fix="Buy one.")
 
-            @staticmethod
-            def unready(graph, engine):
-                return "" if engines[engine][1] else "has to be built first"
+            def obstacle(self, graph, engine):
+                return None if engines[engine][1] else NOT_BUILT
 
         monkeypatch.setattr(select, "MODULES", dict.fromkeys(engines, "backend"))
-        monkeypatch.setattr(select.importlib, "import_module", lambda name: Backend)
+        monkeypatch.setattr(select, "backend_of", lambda engine: Backend())
 
     return pretend
 

@@ -83,7 +83,7 @@ def budget_of(monkeypatch):
 def remedy():
     from tav_sdk.training.memory.report import Remedy
 
-    return Remedy(option="--gradient-checkpointing", peak=11_000_000_000, fits=True)
+    return Remedy(changes={"gradient_checkpointing": True}, peak=11_000_000_000, fits=True)
 
 
 def test_a_budget_that_does_not_do(tav, tiny_base, budget_of, remedy):
@@ -94,6 +94,20 @@ def test_a_budget_that_does_not_do(tav, tiny_base, budget_of, remedy):
         "  at most 7 frames at this size; at most 448x320 at this number of frames",
         "  --gradient-checkpointing: 11.00 GB, which fits",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({"mixed_precision": "bf16"}, "--mixed-precision bf16"),
+        ({"parity": False}, "--no-parity"),
+        ({"guidance": False, "precision": "fp16"}, "--guidance-scale 1 --precision fp16"),
+    ],
+)
+def test_a_remedy_is_shown_as_the_options_that_make_it(tav, tiny_base, budget_of, remedy, changes, options):
+    budget_of("edit", dataclasses.replace(remedy, changes=changes), fits=False, max_frames=7, max_size=(448, 320))
+    result = tav("plan", "--base", tiny_base, "--size", 64, "--device", "cpu", "--memory", "12GB")
+    assert result.stdout.splitlines()[-1] == f"  {options}: 11.00 GB, which fits"
 
 
 def test_what_does_not_fit_either_is_not_offered(tav, tiny_base, budget_of, remedy):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tav_sdk.diffusion.inversion import check_correction, ddim_invert, direct_offsets, fast_steps, multistep_invert
+from tav_sdk.diffusion.inversion import ddim_invert, direct_offsets, multistep_invert
 from tav_sdk.diffusion.sampling import ddim_sample
 from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.errors import CancelledError, InputError
@@ -130,12 +130,6 @@ def test_direct_offsets_report_their_steps_and_can_be_cancelled():
         direct_offsets(smooth_unet, path, STATES, SCHEDULE, lambda step: False)
 
 
-def test_an_unknown_correction_is_refused():
-    text = "there is no correction 'null-text'; choose one of none, negative-prompt, direct"
-    with pytest.raises(InputError, match=text):
-        check_correction("null-text")
-
-
 def test_the_trajectory_is_reported():
     steps = []
     result = ddim_invert(smooth_unet, source(), STATES, SCHEDULE, 4, lambda progress: steps.append(progress))
@@ -154,12 +148,6 @@ def test_a_callback_cancels():
 
 
 # --- fewer evaluations ----------------------------------------------------------------------------------------------
-
-
-def test_a_fast_inversion_takes_half_the_steps_and_its_sampling_a_third():
-    assert fast_steps(50) == (25, 16)
-    assert fast_steps(25) == (12, 8)
-    assert fast_steps(1) == (2, 1)
 
 
 def test_a_fast_inversion_asks_one_usual_step_ahead_and_ends_where_ddim_ends():

@@ -26,7 +26,7 @@ FACTS = InversionFacts(
     engine="onnxruntime-cpu",
     prompt="a man is skiing",
     num_inversion_steps=50,
-    seed=None,
+    posterior_seed=None,
     adapter_scale=1.0,
     correction="none",
 )
@@ -41,7 +41,7 @@ OTHERS: dict[str, Any] = {
     "engine": "tensorrt",
     "prompt": "",
     "num_inversion_steps": 25,
-    "seed": 0,
+    "posterior_seed": 0,
     "adapter_scale": 0.5,
     "correction": "direct",
     "control": {"video": "e" * 64, "scale": 1.0},
@@ -122,9 +122,9 @@ def test_what_was_found_may_be_evicted(tmp_path, inversion):
     kept = InversionCache(cache)
     kept.keep(FACTS, inversion)
     assert kept.find(FACTS, fps=8.0) is not None
-    other = dataclasses.replace(FACTS, seed=1)
+    other = dataclasses.replace(FACTS, posterior_seed=1)
     kept.keep(other, inversion)
-    assert [entry.facts["seed"] for entry in cache.entries()] == [1]
+    assert [entry.facts["posterior_seed"] for entry in cache.entries()] == [1]
 
 
 def test_a_damaged_one_is_not_found_and_kept_again(cache, inversion, caplog):

@@ -39,10 +39,10 @@ def pipeline(tiny_bundle):
 @pytest.fixture(scope="module")
 def one_pass(tiny_run):
     """The inflated U-Net over all frames at once, in PyTorch."""
-    from tav_sdk.training.base.model import PretrainedBase
+    from tav_sdk.training.run_base import base_of_run
 
     run = load_run(tiny_run)
-    unet = inflate(PretrainedBase.of_run(run).load_unet(), run.config.inflation, WINDOW).eval()
+    unet = inflate(base_of_run(run).load_unet(), run.config.inflation, WINDOW).eval()
     load_tuned_weights(unet, run.tuned_path)
 
     @torch.no_grad()
@@ -58,7 +58,7 @@ def in_one_pass(pipeline, one_pass, monkeypatch):
 
     def run(job):
         with monkeypatch.context() as patch:
-            patch.setattr(pipeline, "_unet_over", lambda *_: one_pass)
+            patch.setattr(pipeline.unet, "over", lambda *_: one_pass)
             return job()
 
     return run
@@ -119,7 +119,7 @@ def test_a_stream_gives_the_frames_of_an_edit(pipeline, max_bytes):
     seen = []
     how = {"num_inversion_steps": STEPS, "max_bytes": max_bytes, "callback": seen.append, **HOW}
     parts = list(pipeline.stream("a red square", clip, **how))
-    assert [(step.metrics["window"], step.metrics["windows"]) for step in seen[:: 2 * STEPS]] == [
+    assert [(step.item.index, step.item.count) for step in seen[:: 2 * STEPS]] == [
         (1, 3),
         (2, 3),
         (3, 3),
@@ -146,7 +146,7 @@ def test_a_stream_gives_its_first_frames_before_it_reads_the_last(pipeline):
 def test_the_posterior_is_drawn_alike_in_parts_and_at_once(pipeline):
     clip = clip_of(2 * WINDOW + 1)
     latents = pipeline.encode(clip, seed=5)
-    parts = list(pipeline._latents(clip, WINDOW, 5))
+    parts = list(pipeline.vae.latents(clip, WINDOW, 5))
     np.testing.assert_allclose(np.concatenate(parts, axis=2), latents, atol=1e-6)
     assert abs(latents - pipeline.encode(clip)).max() > 0
 
@@ -162,10 +162,10 @@ def test_a_fast_inversion_goes_window_by_window_too(pipeline, in_one_pass):
 def test_windows_are_reported_and_can_be_cancelled(pipeline):
     seen = []
     pipeline.generate("a red square", num_frames=WINDOW + 1, callback=seen.append, **HOW)
-    windows = [(step.step, step.total) for step in seen if step.stage == "windows"]
-    assert windows == [(1, 2), (2, 2)] * STEPS
-    assert seen[0].metrics == {"of": "sampling", "steps": STEPS}
-    with pytest.raises(CancelledError, match="windows was cancelled after step 1 of 2"):
+    windows = [(step.step, step.part.index, step.part.count) for step in seen if step.part]
+    assert windows == [(step + 1, window, 2) for step in range(STEPS) for window in (1, 2)]
+    assert {(step.stage, step.total) for step in seen if step.part} == {("sampling", STEPS)}
+    with pytest.raises(CancelledError, match=f"sampling was cancelled after step 1 of {STEPS}, part 1 of 2"):
         pipeline.generate("a red square", num_frames=WINDOW + 1, callback=lambda step: False, **HOW)
 
 
@@ -178,7 +178,7 @@ def test_a_killed_edit_goes_on_where_it_stopped(tiny_bundle, monkeypatch, stage)
     clip, seen = clip_of(WINDOW + 1), []
 
     def stop(step):
-        if step.stage == stage and step.step == 1:
+        if step.stage == stage and step.step == 1 and step.part is None:
             raise KeyboardInterrupt
 
     def edit(callback=None):
@@ -190,19 +190,19 @@ def test_a_killed_edit_goes_on_where_it_stopped(tiny_bundle, monkeypatch, stage)
         edit(stop)
     resumed = edit(seen.append)
     # What was reported when it was stopped, the first step, is kept already.
-    steps = [step for step in seen if step.stage == stage]
+    steps = [step for step in seen if step.stage == stage and step.part is None]
     assert [step.step for step in steps] == [1, 2]
-    assert steps[0].metrics == {"from": "an interrupted one"}
+    assert steps[0].resumed == "interrupted"
     with load(tiny_bundle, engine="onnxruntime-cpu", cache=False) as pipeline:
         inversion = pipeline.invert(clip, num_inversion_steps=STEPS)
         np.testing.assert_array_equal(pipeline.edit("a red square", inversion, **HOW).frames, resumed)
     seen.clear()
     edit(seen.append)  # nothing is left of what is finished
-    assert [step.step for step in seen if step.stage == "sampling"] == [1, 2]
+    assert [step.step for step in seen if step.stage == "sampling" and step.part is None] == [1, 2]
 
 
 def interrupt_sampling(step):
-    if step.stage == "sampling":
+    if step.stage == "sampling" and step.part is None:
         raise KeyboardInterrupt
 
 
@@ -213,7 +213,7 @@ def test_another_edit_does_not_go_on_with_it(tiny_bundle, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             pipeline.generate("a red square", num_frames=5, callback=interrupt_sampling, **HOW)
         pipeline.generate("a blue square", num_frames=5, callback=seen.append, **HOW)
-    assert [step.step for step in seen if step.stage == "sampling"] == [1, 2]
+    assert [step.step for step in seen if step.stage == "sampling" and step.part is None] == [1, 2]
 
 
 def test_a_damaged_remainder_is_not_used(tiny_bundle, monkeypatch, caplog):
@@ -228,7 +228,7 @@ def test_a_damaged_remainder_is_not_used(tiny_bundle, monkeypatch, caplog):
         kept.write_bytes(kept.read_bytes()[:-4] + b"abcd")
         with caplog.at_level(logging.WARNING, "tav_sdk"):
             pipeline.generate("a red square", num_frames=5, callback=seen.append, **HOW)
-    assert [step.step for step in seen if step.stage == "sampling"] == [1, 2]
+    assert [step.step for step in seen if step.stage == "sampling" and step.part is None] == [1, 2]
     assert "is not used" in caplog.text
 
 
@@ -333,16 +333,17 @@ def test_generate_more_frames(tav, tiny_bundle, tmp_path):
     ("options", "text"),
     [
         (["--frames", "many"], "--frames must be a number of at least 1, or all, got 'many'"),
-        (["--frames", "0"], "--frames must be a number of at least 1, or all, got '0'"),
+        (["--frames", "0"], "--frames must be a whole number of at least 1, or all, got 0"),
         (["--frames", "99"], "99 frames from start 0 at stride 1 need 99"),
         (["--window", 8], "--window must be 4, the frames that the bundle's graphs take at a time, got 8"),
-        (["--stream", "--fast"], "--stream does not go with --fast"),
-        (["--stream", "--format", "gif", "--reconstruct"], "does not go with --format gif, --reconstruct"),
-        (["--stream", "--correction", "negative-prompt"], "does not go with --correction negative-prompt"),
-        (["--stream", "--prompt", "two"], "--stream makes one video at a time, got 2 prompts"),
+        (["--stream", "--fast"], "--stream does not go with a fast inversion; leave one of them out"),
+        (["--stream", "--format", "gif"], "--format must be mp4 with streaming, got gif"),
+        (["--stream", "--reconstruct"], "--stream does not go with a reconstruction"),
+        (["--stream", "--correction", "negative-prompt"], "--stream does not go with a correction"),
+        (["--stream", "--prompt", "two"], "--prompt must be one with streaming, got 2"),
         (
             ["--frames", "8", "--control", "canny", "--controlnet", "pocket"],
-            "--control steers videos of the bundle's own",
+            "--frames must be left out with a control, got 8",
         ),
     ],
 )

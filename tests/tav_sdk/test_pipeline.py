@@ -56,7 +56,7 @@ def test_inverting_and_sampling_without_guidance_reconstructs_the_latents(pipeli
     states, errors = pipeline.encode_prompt("a man"), {}
 
     def unet(*args):  # a random U-Net jumps about with its input more than a trained one
-        return 0.25 * pipeline._unet(*args)
+        return 0.25 * pipeline.unet(*args)
 
     for steps in (50, 200):
         noise = ddim_invert(unet, source, states, pipeline.schedule, steps)
@@ -69,8 +69,8 @@ def test_inverting_and_sampling_without_guidance_reconstructs_the_latents(pipeli
 def test_latents_are_the_posteriors_mean_or_a_seeded_sample_of_it(pipeline, clip):
     mean = pipeline.encode(clip)
     np.testing.assert_array_equal(mean, pipeline.encode(clip))
-    np.testing.assert_array_equal(pipeline.encode(clip, seed=1), pipeline.encode(clip, seed=1))
-    assert (pipeline.encode(clip, seed=1) != mean).any()
+    np.testing.assert_array_equal(pipeline.encode(clip, posterior_seed=1), pipeline.encode(clip, posterior_seed=1))
+    assert (pipeline.encode(clip, posterior_seed=1) != mean).any()
 
 
 def test_encoding_equals_diffusers(pipeline, clip, tiny_base):
@@ -102,8 +102,8 @@ def test_a_callback_cancels_an_edit(pipeline):
 def test_a_clip_of_another_size_is_refused(pipeline, clip_path):
     clip = tav_sdk.read_video(clip_path, num_frames=pipeline.manifest.num_frames, size=(24, 24))
     text = (
-        r"the bundle takes clips of any number of frames of 64x64 pixels \(height x width\), got 4 frames of 24x24; "
-        r"read the clip with size=\(64, 64\), or tune"
+        r"clip must have any number of frames of 64x64 pixels \(height x width\), as the bundle takes them, got 4 "
+        r"frames of 24x24; read the clip with size=\(64, 64\), or tune"
     )
     with pytest.raises(InputError, match=text):
         pipeline.invert(clip)
@@ -120,13 +120,13 @@ def test_a_clip_of_another_length_is_taken(pipeline, clip_path, num_frames):
 def test_a_shorter_clip_is_refused_where_there_is_no_windowed_graph(bundle_copy, edit_manifest, clip_path):
     edit_manifest(lambda manifest: manifest["graphs"].pop("windowed_unet"))
     clip = tav_sdk.read_video(clip_path, num_frames=3, size=(64, 64))
-    text = r"the bundle takes clips of 4 frames or more of 64x64 pixels \(height x width\), got 3 frames of 64x64"
+    text = r"clip must have 4 frames or more of 64x64 pixels \(height x width\), as the bundle .* got 3 frames of 64x64"
     with tav_sdk.load(bundle_copy, cache=False) as pipeline, pytest.raises(InputError, match=text):
         pipeline.invert(clip)
 
 
 def test_too_many_steps_are_refused(pipeline, clip):
-    with pytest.raises(InputError, match="num_inversion_steps must be between 1 and 1000, got 0"):
+    with pytest.raises(InputError, match="num_inversion_steps must be a whole number of at least 1, got 0"):
         pipeline.invert(clip, num_inversion_steps=0)
 
 
@@ -137,15 +137,16 @@ def test_guidance_that_is_no_number_is_refused(pipeline, scale):
 
 
 def test_an_array_instead_of_a_clip_is_refused(pipeline, clip):
-    with pytest.raises(InputError, match=r"a clip must be a tav_sdk.Video, got ndarray; wrap frames: Video\("):
+    with pytest.raises(InputError, match=r"clip must be a tav_sdk.Video, got ndarray; wrap frames: Video\("):
         pipeline.invert(clip.frames)
 
 
 @pytest.mark.parametrize("call", ["generate", "encode"])
 def test_a_negative_seed_is_refused(pipeline, clip, call):
     first = {"generate": "a man", "encode": clip}[call]
-    with pytest.raises(InputError, match="seed must not be negative, got -1"):
-        getattr(pipeline, call)(first, seed=-1)
+    name = "posterior_seed" if call == "encode" else "seed"
+    with pytest.raises(InputError, match=f"^{name} must be a whole number of at least 0, got -1"):
+        getattr(pipeline, call)(first, **{name: -1})
 
 
 def test_an_unknown_engine_is_refused(tiny_bundle):
@@ -217,30 +218,35 @@ def test_a_fast_edit_takes_half_and_a_third_of_the_steps(pipeline, clip):
 
 
 def test_a_fast_inversion_takes_no_direct_correction(pipeline, clip):
-    with pytest.raises(InputError, match="so the correction direct does not fit it"):
+    with pytest.raises(InputError, match="correction cannot be direct with a fast inversion"):
         pipeline.invert(clip, fast=True, correction="direct")
 
 
 def test_an_unknown_correction_is_refused(pipeline, clip):
-    with pytest.raises(InputError, match="there is no correction 'null'; choose one of none, negative-prompt, direct"):
+    with pytest.raises(InputError, match="correction must be none, negative-prompt or direct, got 'null'"):
         pipeline.invert(clip, correction="null")
 
 
 def test_the_negative_prompt_correction_without_a_caption_is_refused(pipeline, clip):
-    text = "negative-prompt needs an inversion with the clip's caption: expected a prompt .* got ' '"
+    text = "^prompt must say what the clip shows for the correction negative-prompt, got ' '; leave it out"
     with pytest.raises(InputError, match=text):
         pipeline.invert(clip, prompt=" ", correction="negative-prompt")
 
 
 def test_the_negative_prompt_correction_takes_no_other_negative_prompt(pipeline, clip):
     inversion = pipeline.invert(clip, num_inversion_steps=2, correction="negative-prompt")
-    with pytest.raises(InputError, match="in the negative prompt's place, got 'snow' for it, too; leave one of them"):
+    with pytest.raises(
+        InputError, match="negative_prompt must be empty with the correction negative-prompt, got 'snow'"
+    ):
         pipeline.edit("a man", inversion, negative_prompt="snow", num_inference_steps=2)
 
 
 def test_the_direct_correction_takes_no_other_number_of_steps(pipeline, clip):
     inversion = pipeline.invert(clip, num_inversion_steps=2, correction="direct")
-    with pytest.raises(InputError, match="num_inference_steps must be 2, as many as the clip was inverted with, got 3"):
+    with pytest.raises(
+        InputError,
+        match=r"num_inference_steps must be 2 with the correction direct, .*, got 3",
+    ):
         pipeline.edit("a man", inversion, num_inference_steps=3)
 
 
@@ -257,7 +263,7 @@ def other_pipeline(other_bundle):
 def predicted(pipeline, frames=None):
     sample = np.random.default_rng(0).standard_normal(pipeline.manifest.latents_shape, dtype=np.float32)
     sample = sample if frames is None else np.repeat(sample[:, :, :1], frames, axis=2)
-    return pipeline._unet(sample, np.asarray(500), pipeline.encode_prompt("a man")), sample
+    return pipeline.unet(sample, np.asarray(500), pipeline.encode_prompt("a man")), sample
 
 
 def test_a_scale_of_1_is_bit_identical_and_comes_back(other_pipeline, tiny_bundle):
@@ -340,7 +346,7 @@ def test_a_bundle_of_before_there_was_a_scale_is_refused_another_one(bundle_copy
 def test_an_engine_that_was_given_takes_no_scale(tiny_bundle):
     bundle = Bundle(tiny_bundle)
     with open_engine(bundle.graph("unet"), engine="onnxruntime-cpu") as engine:
-        text = "was given its unet engine, whose weights are fixed: adapter_scale must be 1, got 0.5"
+        text = "adapter_scale must be 1, got 0.5: the pipeline was given its unet engine, whose weights are fixed"
         with pytest.raises(InputError, match=text):
             Pipeline(bundle, engine="onnxruntime-cpu", engines={"unet": engine}, adapter_scale=0.5)
 
@@ -397,7 +403,8 @@ def test_a_fast_inversion_comes_from_the_cache_with_its_start(stages):
 
 
 @pytest.mark.parametrize(
-    "how", [{"prompt": "a man"}, {"num_inversion_steps": 3}, {"seed": 1}, {"correction": "direct"}, {"fast": True}]
+    "how",
+    [{"prompt": "a man"}, {"num_inversion_steps": 3}, {"posterior_seed": 1}, {"correction": "direct"}, {"fast": True}],
 )
 def test_another_inversion_does_not_come_from_the_cache(stages, how):
     stages()

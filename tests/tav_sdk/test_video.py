@@ -26,8 +26,8 @@ from tav_sdk.errors import (
     TruncatedVideoError,
     VideoNotFoundError,
 )
-from tav_sdk.video import clip as video_module
 from tav_sdk.video.clip import Video, VideoInfo, probe, read_video
+from tav_sdk.video.clip import clip as video_module
 from tav_sdk.video.writer import WRITERS
 
 
@@ -98,9 +98,9 @@ def test_video_is_frozen() -> None:
     [
         (np.zeros((2, 4, 4, 3), np.float32), 8, "frames: expected dtype uint8 (RGB, 0 to 255), got float32"),
         (np.zeros((2, 4, 4), np.uint8), 8, "frames: expected shape (f, h, w, 3), got (2, 4, 4)"),
-        (np.zeros((2, 4, 4, 3), np.uint8), 0, "fps: expected a number from 0.01 to 1000, got 0."),
-        (np.zeros((2, 4, 4, 3), np.uint8), float("nan"), "fps: expected a number from 0.01 to 1000, got nan."),
-        (np.zeros((2, 4, 4, 3), np.uint8), "fast", "fps: expected a number from 0.01 to 1000, got 'fast'."),
+        (np.zeros((2, 4, 4, 3), np.uint8), 0, "fps must be from 0.01 to 1000 frames per second, got 0"),
+        (np.zeros((2, 4, 4, 3), np.uint8), float("nan"), "fps must be from 0.01 to 1000 frames per second, got nan"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "fast", "fps must be from 0.01 to 1000 frames per second, got 'fast'"),
     ],
 )
 def test_video_refuses(frames: np.ndarray, fps: float, text: str) -> None:

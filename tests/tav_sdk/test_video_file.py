@@ -182,13 +182,12 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path, options: dict[str, int],
     path = _clip().save(tmp_path / "a.mp4")
     file = VideoFile(path, **options)
     change.save(path)
-    for read in (lambda: list(file.chunks(5)), lambda: file.content_hash):
-        with pytest.raises(VideoError) as error:
-            read()
-        assert str(error.value) == (
-            f"{path} has changed since it was opened: expected 12 frames of 48x64 pixels (height x width), got {got}. "
-            "Open it again."
-        )
+    with pytest.raises(VideoError) as error:
+        list(file.chunks(5))
+    assert str(error.value) == (
+        f"{path} has changed since it was opened: expected 12 frames of 48x64 pixels (height x width), got {got}. "
+        "Open it again."
+    )
 
 
 # --- VideoWriter --------------------------------------------------------------------------------------------------
@@ -262,7 +261,7 @@ def test_writer_refuses_other_suffixes(tmp_path: Path, name: str, got: str) -> N
 
 
 def test_writer_refuses_a_rate(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"fps: expected a number from 0\.01 to 1000, got 0\."):
+    with pytest.raises(InputError, match=r"fps must be from 0\.01 to 1000 frames per second, got 0"):
         VideoWriter(tmp_path / "a.mp4", 0)
 
 

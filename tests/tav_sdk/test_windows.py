@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tav_sdk.errors import InputError
-from tav_sdk.pipeline.windows import BlendedUNet, blended_runs
+from tav_sdk.pipeline.windows import BlendedUNet, LoopReport, blended_runs
 
 T, STATES = np.asarray(500), np.zeros((1, 77, 4), np.float32)
 
@@ -56,11 +56,12 @@ def test_there_is_no_jump_between_windows_that_disagree():
 
 def test_windows_are_reported():
     seen = []
-    BlendedUNet(lambda sample, *_: sample, 4, seen.append, ("sampling", 25))(video(11), T, STATES)
-    assert [(step.stage, step.step, step.total) for step in seen] == [
-        ("windows", index + 1, len(seen)) for index in range(len(seen))
-    ]
-    assert seen[0].metrics == {"of": "sampling", "steps": 25}
+    unet = BlendedUNet(lambda sample, *_: sample, 4, LoopReport(seen.append, "sampling", 25))
+    for _ in range(2):
+        unet(video(11), T, STATES)
+    assert {(step.stage, step.total) for step in seen} == {("sampling", 25)}
+    count = seen[0].part.count
+    assert [(step.step, step.part.index) for step in seen] == [(s, w + 1) for s in (1, 2) for w in range(count)]
 
 
 def test_too_few_frames_are_refused():

@@ -11,8 +11,8 @@ import torch
 
 from tav_sdk import load, read_video
 from tav_sdk.bundle.tokenizer import Tokenizer
-from tav_sdk.export import export_bundle
-from tav_sdk.training import PretrainedBase, TuneConfig, load_run, tune
+from tav_sdk.export import ExportOptions, export_bundle
+from tav_sdk.training import PretrainedBase, TuneConfig, base_of_run, load_run, tune
 
 SIZE = {"height": 16, "width": 16, "num_frames": 2}
 PROMPT = "a red square is moving"
@@ -47,7 +47,9 @@ def sd2_run(made_once, single_file, make_lora, tiny_base, clip_path):
 @pytest.fixture(scope="session")
 def sd2_bundle(made_once, sd2_run):
     """The same, exported in half precision; do not write into it."""
-    return made_once("sd2-bundle", lambda path: export_bundle(sd2_run, path, precision="fp16", windows=False))
+    return made_once(
+        "sd2-bundle", lambda path: export_bundle(sd2_run, path, ExportOptions(precision="fp16", windows=False))
+    )
 
 
 def test_the_bundle_has_what_2x_needs(sd2_bundle):
@@ -67,9 +69,9 @@ def test_no_path_of_this_machine_is_in_the_manifest(sd2_bundle, sd2_run):
 def test_the_lora_is_in_the_exported_graphs(sd2_bundle, sd2_run, family):
     with load(sd2_bundle) as pipeline:
         got = pipeline.encode_prompt(PROMPT)
-    ids = torch.from_numpy(PretrainedBase.of_run(load_run(sd2_run)).load_tokenizer()(PROMPT))
+    ids = torch.from_numpy(base_of_run(load_run(sd2_run)).load_tokenizer()(PROMPT))
     with torch.no_grad():
-        fused = PretrainedBase.of_run(load_run(sd2_run)).load_text_encoder()(ids)[0].numpy()
+        fused = base_of_run(load_run(sd2_run)).load_text_encoder()(ids)[0].numpy()
         plain = PretrainedBase(family("sd2")).load_text_encoder()(ids)[0].numpy()
     assert np.abs(got - fused).max() < 2e-2 < np.abs(plain - fused).max()
 

@@ -63,15 +63,15 @@ def test_each_key_that_cannot_be_honoured_is_named_once_with_the_reason(tmp_path
     assert notes == [
         "validation_data.prompts, validation_data.video_length, validation_data.num_inv_steps, validation_steps are "
         "not honoured: tuning does not edit; use tav export and then tav edit",
-        "mixed_precision is not honoured: chosen for the device; --mixed-precision sets it",
-        "the defaults differ from the released code's formulas; --preset original computes those",
+        "mixed_precision is not honoured: chosen for the device, unless it is given beside this file",
+        "the defaults differ from the released code's formulas; preset original computes those",
     ]
 
 
 def test_a_released_setting_with_another_value_is_named(tmp_path):
     changed = RELEASED.replace("train_batch_size: 1", "train_batch_size: 2").replace('  - "attn_temp"\n', "")
     _, notes = read_config(write(tmp_path, changed + "new_key: 3\n"))
-    assert "train_batch_size is not honoured: one clip a step" in notes
+    assert "train_batch_size is not honoured: one clip per step" in notes
     assert "trainable_modules is not honoured: only attn1.to_q, attn2.to_q and attn_temp are tuned" in notes
     assert "new_key is not honoured: there is no such setting here" in notes
 

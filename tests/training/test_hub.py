@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from tav_sdk.errors import BaseModelError
-from tav_sdk.training import PretrainedBase, TuneConfig, load_run, tune
+from tav_sdk.training import PretrainedBase, TuneConfig, base_of_run, load_run, tune
 from tav_sdk.training.base.hub import find_tokenizer, is_hub_id
 
 ID = "somebody/sd-1.5"
@@ -130,7 +130,7 @@ def test_a_run_pins_the_commit(hub, clip_path, tmp_path):
     again = load_run(run.folder)
     assert again.config.revision is None
     assert hub.calls == []  # a finished run has all that it needs
-    PretrainedBase.of_run(again)
+    base_of_run(again)
     assert {call["revision"] for call in hub.calls} == {COMMIT}
 
 
@@ -160,7 +160,7 @@ def test_a_cache_alone_that_has_nothing_says_so(tav, clip_path, work, monkeypatc
     assert result.exit_code == 2
     assert result.stderr == (
         f"error: there is no folder or file {ID}, and as a Hugging Face id it is not in the cache, and only the cache "
-        "was asked (local files only). Leave --local-files-only out where there is a network, or download the model "
+        "was asked (local files only). Leave local_files_only out where there is a network, or download the model "
         "there and give its folder\n"
     )
     assert list(work.iterdir()) == []

@@ -70,10 +70,10 @@ def weights_of(folder):
 @pytest.mark.parametrize("part", ["", "unet"])
 def test_a_run_has_the_tuned_tensors_alone(imported, released, part):
     run, state = imported(released / part), weights_of(released)
-    delta = load_file(run.tuned_path)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in delta.items())
-    assert all(name.rsplit(".to_", 1)[0].endswith(("attn1", "attn2", "attn_temp")) for name in delta)
-    assert sorted(path.name for path in run.folder.iterdir()) == ["delta.safetensors", "run.json"]
+    tuned = load_file(run.tuned_path)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in tuned.items())
+    assert all(name.rsplit(".to_", 1)[0].endswith(("attn1", "attn2", "attn_temp")) for name in tuned)
+    assert sorted(path.name for path in run.folder.iterdir()) == ["run.json", "tuned.safetensors"]
 
 
 def test_the_model_computes_what_the_checkpoint_does(imported, released, tiny_base):
@@ -107,7 +107,7 @@ def test_a_clip_gives_its_rate_and_its_hash(imported, released, clip_path):
 def test_a_pickled_checkpoint_needs_the_flag(imported, released, tmp_path):
     (tmp_path / "pickled").mkdir()
     torch.save(weights_of(released), tmp_path / "pickled" / "diffusion_pytorch_model.bin")
-    with pytest.raises(PickledWeightsError, match=r"model.bin is pickled; .* allow it with --allow-pickle"):
+    with pytest.raises(PickledWeightsError, match=r"model.bin is pickled; .* allow it with allow_pickle"):
         imported(tmp_path / "pickled")
     run = imported(tmp_path / "pickled", allow_pickle=True)
     state = weights_of(released)

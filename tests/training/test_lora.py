@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tav_sdk.errors import BaseModelError, ConfigError, PickledWeightsError
-from tav_sdk.training import PretrainedBase, TuneConfig, load_run, tune
+from tav_sdk.training import PretrainedBase, TuneConfig, base_of_run, load_run, tune
 from tav_sdk.training.base.lora_file import LoraFile
 
 PEFT = {
@@ -43,7 +43,7 @@ def kohya_format(path, make_lora):
 
 
 def first_format(path):
-    """Of the U-Net's attention alone, without a prefix."""
+    """A LoRA of the U-Net's attention alone, without a prefix."""
     names = {
         "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q": (64, 64),
         "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_out": (64, 64),
@@ -275,7 +275,7 @@ def test_a_pickled_lora_needs_the_flag(family, make_lora, tmp_path):
     path = make_lora(tmp_path / "lora.safetensors")
     pickled = tmp_path / "lora.bin"
     torch.save(load_file(path), pickled)
-    with pytest.raises(PickledWeightsError, match=r"the LoRA .*lora.bin is pickled; .* allow it with --allow-pickle"):
+    with pytest.raises(PickledWeightsError, match=r"the LoRA .*lora.bin is pickled; .* allow it with allow_pickle"):
         PretrainedBase(family("sd1"), loras=[pickled])
     allowed = PretrainedBase(family("sd1"), loras=[pickled], allow_pickle=True).load_unet().state_dict()
     expected = PretrainedBase(family("sd1"), loras=[path]).load_unet().state_dict()
@@ -332,7 +332,7 @@ def test_an_export_refuses_a_changed_lora(tav, tuned, make_lora, work):
     result = tav("export", run, "--out", work / "bundle", "--no-windows")
     assert result.exit_code == 2
     assert "was tuned with other LoRAs: expected ink.safetensors:0.5 (" in result.stderr
-    assert "give those with --lora FILE:SCALE, in this order" in result.stderr
+    assert "give those as loras, FILE:SCALE each, in this order" in result.stderr
     assert not (work / "bundle").exists()
 
 
@@ -340,10 +340,10 @@ def test_a_lora_that_moved_is_given_again(tuned, tmp_path):
     run, lora = tuned
     moved = shutil.move(lora, tmp_path / "moved.safetensors")
     with pytest.raises(BaseModelError, match=r"there is no LoRA file .*ink.safetensors"):
-        PretrainedBase.of_run(load_run(run))
+        base_of_run(load_run(run))
     with pytest.raises(BaseModelError, match=r"expected ink.safetensors:0.5 .*, got .*moved.safetensors:1 "):
-        PretrainedBase.of_run(load_run(run), loras=[moved])
-    assert PretrainedBase.of_run(load_run(run), loras=[f"{moved}:0.5"]).record["loras"][0]["scale"] == 0.5
+        base_of_run(load_run(run), loras=[moved])
+    assert base_of_run(load_run(run), loras=[f"{moved}:0.5"]).record["loras"][0]["scale"] == 0.5
 
 
 def test_a_resumed_run_needs_the_same_loras(family, make_lora, clip_path, tmp_path):

@@ -13,12 +13,14 @@ import torch.nn.functional as F
 
 from tav_sdk.errors import BaseModelError, ConfigError, InputError, SizeError
 from tav_sdk.training import InflationOptions, PretrainedBase, plan_memory
-from tav_sdk.training.memory import count, stages
+from tav_sdk.training.memory import budget, count, stages
+from tav_sdk.training.memory.budget import fit as fit_budget
 from tav_sdk.training.memory.budget import largest
 from tav_sdk.training.memory.report import StageMemory
+from tav_sdk.training.memory.setting import Setting
 
 SHAPE: dict[str, Any] = {"num_frames": 4, "height": 64, "width": 64, "device": "cpu"}
-SETTING = stages.Setting(**SHAPE, precision="fp32", mixed_precision="no", gradient_checkpointing=False, guidance=True)
+SETTING = Setting(**SHAPE, precision="fp32", mixed_precision="no", gradient_checkpointing=False, guidance=True)
 SD = {
     "block_out_channels": [320, 640, 1280, 1280],
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
@@ -186,7 +188,7 @@ def test_the_counted_step_is_what_torch_allocates(planner, tiny_base):
     from tav_sdk.training import inflate
     from tav_sdk.training.unet.inflation import freeze_all_but_tuned
 
-    counted = planner._run_step(4, 64, 64, None, False, "cpu")
+    counted = planner.counts._run_step(4, 64, 64, None, False, "cpu")
     model = inflate(PretrainedBase(tiny_base).load_unet(), None, 4).train()
     freeze_all_but_tuned(model)
     sample, states = torch.randn(1, 4, 4, 8, 8), torch.randn(1, 77, 16)
@@ -218,17 +220,17 @@ def test_activations_grow_with_frames_and_size(planner, stage):
 
 def test_gradient_checkpointing_takes_less(planner):
     counted = [
-        planner._count_step(setting(num_frames=8, gradient_checkpointing=checkpointing), None)
+        planner.counts.step(setting(num_frames=8, gradient_checkpointing=checkpointing), None)
         for checkpointing in (False, True)
     ]
     assert counted[1] < 0.6 * counted[0]
     # and leaves no trace
-    assert planner._run_step(8, 64, 64, None, False, "cpu").peak == counted[0]
+    assert planner.counts._run_step(8, 64, 64, None, False, "cpu").peak == counted[0]
 
 
 def test_gradient_checkpointing_in_half_precision(planner):
     """What is computed again is cast again."""
-    counted = [planner._count_step(setting(gradient_checkpointing=True), amp) for amp in (None, torch.bfloat16)]
+    counted = [planner.counts.step(setting(gradient_checkpointing=True), amp) for amp in (None, torch.bfloat16)]
     assert 0.4 * counted[0] < counted[1] < counted[0]
 
 
@@ -252,14 +254,14 @@ def test_a_second_chunk_of_the_clip_takes_more_of_the_runtime(planner):
     ],
 )
 def test_every_inflation_can_be_counted(tiny_base, inflation):
-    counts = planner_of(tiny_base, **inflation)
-    assert counts._count_step(setting(), None) > counts._count_unet(1, setting(), torch.float32, 0) > 0
+    counts = planner_of(tiny_base, **inflation).counts
+    assert counts.step(setting(), None) > counts.unet_pass(1, setting(), torch.float32, 0) > 0
 
 
 def test_attention_to_all_frames_takes_more(planner, tiny_base):
     wide = setting(num_frames=8, height=128, width=128)
     full = planner_of(tiny_base, attention="full")
-    assert full._count_unet(1, wide, torch.float32, 2) > 2 * planner._count_unet(1, wide, torch.float32, 2)
+    assert full.counts.unet_pass(1, wide, torch.float32, 2) > 2 * planner.counts.unet_pass(1, wide, torch.float32, 2)
 
 
 def test_mixed_precision_halves_frozen_weights_only(sd_planner):
@@ -315,7 +317,7 @@ def test_the_greatest_that_fits_does_and_the_next_does_not(planner):
         return planner.stage("edit", dataclasses.replace(planned, **changes)).peak
 
     memory = peak() + 10_000_000
-    fit = planner.fit("edit", planned, memory)
+    fit = fit_budget(planner, "edit", planned, memory)
     assert fit.fits
     assert peak(num_frames=fit.max_frames) <= memory < peak(num_frames=fit.max_frames + 1)
     height, width = fit.max_size
@@ -325,44 +327,45 @@ def test_the_greatest_that_fits_does_and_the_next_does_not(planner):
 
 
 def test_a_budget_for_nothing(planner):
-    fit = planner.fit("edit", setting(), 1)
+    fit = fit_budget(planner, "edit", setting(), 1)
     assert (fit.fits, fit.max_frames, fit.max_size) == (False, 0, None)
     assert not any(remedy.fits for remedy in fit.remedies)
 
 
 def test_a_budget_for_all(planner, monkeypatch):
-    monkeypatch.setattr(stages, "MAX_FRAMES", 9)
-    monkeypatch.setattr(stages, "MAX_SIZE_STEPS", 6)
-    fit = planner.fit("edit", setting(), 10**15)
+    monkeypatch.setattr(budget, "MAX_FRAMES", 9)
+    monkeypatch.setattr(budget, "MAX_SIZE_STEPS", 6)
+    fit = fit_budget(planner, "edit", setting(), 10**15)
     assert (fit.max_frames, fit.max_size) == (9, (96, 96))
 
 
 def test_a_plan_compares_tuning_export_and_editing_with_the_budget(tiny_base, monkeypatch):
-    monkeypatch.setattr(stages, "MAX_FRAMES", 4)
-    monkeypatch.setattr(stages, "MAX_SIZE_STEPS", 4)
+    monkeypatch.setattr(budget, "MAX_FRAMES", 4)
+    monkeypatch.setattr(budget, "MAX_SIZE_STEPS", 4)
     plan = plan_memory(tiny_base, **SHAPE, memory=10**15)
     assert {stage: fit.fits for stage, fit in plan.budget.items()} == {"tune": True, "export": True, "edit": True}
 
 
 def test_an_export_that_does_not_fit_may_without_its_parity_check(sd_planner):
-    fit = sd_planner.fit("export", setting(num_frames=24, height=256, width=256), 10**9)
+    fit = fit_budget(sd_planner, "export", setting(num_frames=24, height=256, width=256), 10**9)
     assert not fit.fits
-    assert [remedy.option for remedy in fit.remedies] == ["--no-parity"]
+    assert [remedy.changes for remedy in fit.remedies] == [{"parity": False}]
 
 
 def test_remedies_are_options_not_used_yet(planner):
     planned = setting(num_frames=8, mixed_precision="no", device="cuda")
-    remedies = planner._remedies("tune", planned, 10**9)
-    assert remedies[0].option == "--gradient-checkpointing --mixed-precision bf16"
-    assert {remedy.option for remedy in remedies} >= {"--mixed-precision bf16"}
+    remedies = budget._remedies(planner, "tune", planned, 10**9)
+    assert remedies[0].changes == {"gradient_checkpointing": True, "mixed_precision": "bf16"}
+    assert {"mixed_precision": "bf16"} in [remedy.changes for remedy in remedies]
     assert [remedy.peak for remedy in remedies] == sorted(remedy.peak for remedy in remedies)
-    assert {remedy.option for remedy in planner._remedies("edit", planned, 10**9)} == {
-        "--guidance-scale 1",
-        "--precision fp16",
-        "--guidance-scale 1 --precision fp16",
-    }
-    assert not planner._remedies(
-        "tune", dataclasses.replace(planned, mixed_precision="bf16", gradient_checkpointing=True), 1
+    changes = [remedy.changes for remedy in budget._remedies(planner, "edit", planned, 10**9)]
+    assert sorted(changes, key=lambda one: (len(one), str(one))) == [
+        {"guidance": False},
+        {"precision": "fp16"},
+        {"guidance": False, "precision": "fp16"},
+    ]
+    assert not budget._remedies(
+        planner, "tune", dataclasses.replace(planned, mixed_precision="bf16", gradient_checkpointing=True), 1
     )
 
 

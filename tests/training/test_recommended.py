@@ -8,7 +8,7 @@ import pytest
 
 from tav_sdk import load, read_video
 from tav_sdk.errors import BaseModelError
-from tav_sdk.export import export_bundle
+from tav_sdk.export import ExportOptions, export_bundle
 from tav_sdk.training import PretrainedBase, TuneConfig, tune
 from tav_sdk.training.base.recommended import read_recommended
 
@@ -75,7 +75,7 @@ def test_a_bundle_keeps_what_its_base_recommends(base_copy, clip_path, tmp_path)
     )
     config = TuneConfig(base=str(base_copy), num_frames=2, num_train_steps=1, **{**CLIP, "video": clip_path})
     run = tune(config.replace(out=str(tmp_path / "run"), height=32, width=32))
-    with load(export_bundle(run, tmp_path / "bundle", windows=False)) as pipeline:
+    with load(export_bundle(run, tmp_path / "bundle", ExportOptions(windows=False))) as pipeline:
         manifest = pipeline.manifest
         assert (manifest.num_inference_steps, manifest.guidance_scale) == (7, 2.5)
         inversion = pipeline.invert(read_video(clip_path, num_frames=2, size=(32, 32)))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tav_sdk.errors import BaseModelError, ConfigError, PickledWeightsError
-from tav_sdk.training import PretrainedBase, TuneConfig, tune
+from tav_sdk.training import PretrainedBase, TuneConfig, base_of_run, tune
 from tav_sdk.training.base.single_file import SingleFile
 
 V = {"sd1": None, "sd2": "v_prediction"}
@@ -94,7 +94,7 @@ def test_a_tokenizer_beside_the_file_is_taken(single_file, tokenizer, tmp_path):
 
 
 def test_without_a_tokenizer_it_says_what_to_give(single_file):
-    with pytest.raises(BaseModelError, match=r"has no tokenizer, and there is none .* give --tokenizer FOLDER"):
+    with pytest.raises(BaseModelError, match=r"has no tokenizer, and there is none .* give one as tokenizer"):
         PretrainedBase(single_file("sd1"))
 
 
@@ -104,7 +104,7 @@ def test_a_tokenizer_without_a_vocabulary_is_refused(single_file, tmp_path):
 
 
 def test_what_2x_predicts_must_be_said(single_file, tokenizer):
-    with pytest.raises(BaseModelError, match=r"does not say what its U-Net predicts; say it with --prediction-type"):
+    with pytest.raises(BaseModelError, match=r"does not say what its U-Net predicts; say it with prediction_type"):
         PretrainedBase(single_file("sd2"), tokenizer=tokenizer)
     small = PretrainedBase(single_file("sd2"), tokenizer=tokenizer, prediction_type="epsilon")
     large = PretrainedBase(single_file("sd2"), tokenizer=tokenizer, prediction_type="v_prediction")
@@ -166,7 +166,7 @@ def test_a_missing_part_is_named(changed, tokenizer):
         ("conditioner.embedders.0.transformer.x", "a checkpoint of SDXL"),
         ("model.diffusion_model.joint_blocks.0.x", "a checkpoint of SD 3: a transformer, which has no U-Net"),
         ("model.diffusion_model.double_blocks.0.x", "a checkpoint of Flux: a transformer"),
-        ("lora_unet_mid_block_x.lora_up.weight", "a LoRA, which is given with --lora beside a base"),
+        ("lora_unet_mid_block_x.lora_up.weight", "a LoRA, which is given in loras, beside a base"),
         ("control_model.input_hint_block.0.weight", "a ControlNet"),
         ("down_blocks.0.resnets.0.x", "one part of a model in the diffusers layout"),
     ],
@@ -226,7 +226,7 @@ def test_it_is_tuned_and_recorded(single_file, tokenizer, clip_path, tmp_path):
     run = tune(config)
     assert run.record["base"]["name"] == "sd2.safetensors"
     assert run.record["schedule"]["prediction_type"] == "v_prediction"
-    assert PretrainedBase.of_run(run).sha256 == run.record["base"]["sha256"]
+    assert base_of_run(run).sha256 == run.record["base"]["sha256"]
 
 
 def test_memory_is_planned_from_the_header(tav, single_file):

@@ -153,7 +153,7 @@ def test_pytorch_and_onnx_runtime_give_the_same_edit(bundle, engines, clip):
             states, negative = pipeline.encode_prompt("a blue circle"), pipeline.encode_prompt("")
             latents.append(inversion.latents)
             edits.append(
-                ddim_sample(pipeline._unet, inversion.latents, states, negative, pipeline.schedule, 4, 7.5, None)
+                ddim_sample(pipeline.unet, inversion.latents, states, negative, pipeline.schedule, 4, 7.5, None)
             )
             videos.append(pipeline.edit("a blue circle", inversion, num_inference_steps=4, guidance_scale=7.5))
     np.testing.assert_allclose(*latents, atol=1e-3)
@@ -184,11 +184,11 @@ def test_a_unet_can_be_previewed_between_two_steps_of_tuning(bundle, modules, cl
     unet = copy.deepcopy(modules[UNET]).train()
     with Pipeline(bundle, engines={UNET: engine_for(UNET, unet, bundle)}) as pipeline:
         sample, states = pipeline.encode(clip), pipeline.encode_prompt("a man")
-        one = pipeline._unet(sample, np.array(10), states)
+        one = pipeline.unet(sample, np.array(10), states)
         tuned = list(trainable_parameters(unet).values())
         unet(torch.from_numpy(sample), torch.tensor(10), torch.from_numpy(states)).square().mean().backward()
         torch.optim.SGD(tuned, lr=0.1).step()
-        two = pipeline._unet(sample, np.array(10), states)
+        two = pipeline.unet(sample, np.array(10), states)
     assert unet.training
     assert (one != two).any()
 

@@ -55,7 +55,7 @@ def test_a_run_records_what_decided_it(config, tiny_base):
     assert record["schedule"]["steps_offset"] == 1
     assert record["versions"]["torch"] == torch.__version__
     assert run.config == config
-    assert hidden(run.folder) == ["delta.safetensors", "log.jsonl", "run.json", "snapshots"]
+    assert hidden(run.folder) == ["log.jsonl", "run.json", "snapshots", "tuned.safetensors"]
     assert hidden(run.folder / "snapshots") == ["step-000002.safetensors", "step-000004.safetensors"]
     assert [json.loads(line)["step"] for line in (run.folder / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5]
 
@@ -63,13 +63,13 @@ def test_a_run_records_what_decided_it(config, tiny_base):
 def test_every_tuned_tensor_moves_and_nothing_else_is_saved(config, tiny_base):
     fresh = inflate(PretrainedBase(tiny_base).load_unet(), config.inflation, config.num_frames, seed=config.seed)
     before = {name: value.clone() for name, value in fresh.state_dict().items()}
-    delta = tuned_of(tune(config))
-    assert list(delta) == sorted(delta)
-    assert all(name.rsplit(".to_", 1)[0].endswith(("attn1", "attn2", "attn_temp")) for name in delta)
-    assert [name for name, tensor in delta.items() if torch.equal(tensor, before[name])] == []
+    tuned = tuned_of(tune(config))
+    assert list(tuned) == sorted(tuned)
+    assert all(name.rsplit(".to_", 1)[0].endswith(("attn1", "attn2", "attn_temp")) for name in tuned)
+    assert [name for name, tensor in tuned.items() if torch.equal(tensor, before[name])] == []
 
 
-def test_the_same_seed_gives_the_same_delta(config, tmp_path):
+def test_the_same_seed_gives_the_same_tuned_weights(config, tmp_path):
     first, second, other = (
         tuned_of(tune(config.replace(out=str(tmp_path / name), seed=seed)))
         for name, seed in (("a", 33), ("b", 33), ("c", 34))
@@ -105,7 +105,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(config, tmp_path):
 def test_resuming_with_other_settings_is_refused(config):
     with pytest.raises(KeyboardInterrupt):
         tune(config, callback=stop_after(2))
-    with pytest.raises(ConfigError, match=r"learning_rate \(was 0.001, is 0.01\); start anew with --overwrite"):
+    with pytest.raises(ConfigError, match=r"learning_rate \(was 0.001, is 0.01\); start anew with overwrite"):
         tune(config.replace(learning_rate=0.01), resume=True)
 
 
@@ -129,14 +129,14 @@ def test_resuming_a_finished_run_with_other_settings_is_refused(config):
 def test_an_unfinished_run_is_not_thrown_away_unasked(config, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tune(config, callback=stop_after(2))
-    with pytest.raises(OutputError, match=r"is there; continue it with --resume, or start anew with --overwrite"):
+    with pytest.raises(OutputError, match=r"is there; continue it with resume, or start anew with overwrite"):
         tune(config)
     assert tune(config, overwrite=True).config == config
     assert hidden(tmp_path) == ["run"]
 
 
 def test_a_device_that_is_not_there_is_refused(config):
-    with pytest.raises(ConfigError, match=r"the device 'nonsense' cannot be used here: .*; leave --device out"):
+    with pytest.raises(ConfigError, match=r"the device 'nonsense' cannot be used here: .*; leave device out"):
         tune(config, device="nonsense")
 
 
@@ -167,9 +167,7 @@ def test_a_nan_in_the_loss_stops_with_the_step_and_what_to_try(config, tmp_path,
         return noisy, target * float("nan") if step == 3 else target, timestep
 
     monkeypatch.setattr(Tuner, "draw", poisoned)
-    with pytest.raises(
-        NonFiniteLossError, match=r"the loss is nan at step 4; try a lower --learning-rate \(now 0.001\)"
-    ):
+    with pytest.raises(NonFiniteLossError, match=r"the loss is nan at step 4; try a lower learning_rate \(now 0.001\)"):
         tune(config)
     assert not (tmp_path / "run").exists()
 
@@ -190,12 +188,12 @@ def test_checkpointing_changes_memory_not_the_result(config, tmp_path):
 
 
 def test_bf16_keeps_tuned_weights_in_float32(config):
-    delta = tuned_of(tune(config.replace(mixed_precision="bf16")))
-    assert {tensor.dtype for tensor in delta.values()} == {torch.float32}
+    tuned = tuned_of(tune(config.replace(mixed_precision="bf16")))
+    assert {tensor.dtype for tensor in tuned.values()} == {torch.float32}
 
 
 def test_fp16_on_a_cpu_is_refused(config):
-    with pytest.raises(ConfigError, match="fp16 tuning needs a GPU; on a CPU choose --mixed-precision no or bf16"):
+    with pytest.raises(ConfigError, match="fp16 tuning needs a GPU; on a CPU choose mixed_precision no or bf16"):
         tune(config.replace(mixed_precision="fp16"), device="cpu")
 
 
@@ -229,7 +227,7 @@ def test_overwriting_replaces_a_run(config):
     assert run.config.num_train_steps == 1
 
 
-def test_a_changed_delta_is_refused(config):
+def test_changed_tuned_weights_are_refused(config):
     run = tune(config)
     data = bytearray(run.tuned_path.read_bytes())
     data[-1] ^= 1
@@ -238,7 +236,7 @@ def test_a_changed_delta_is_refused(config):
         load_run(run.folder)
 
 
-def test_a_delta_of_another_model_is_refused(config, tiny_run, tiny_base):
+def test_tuned_weights_of_another_model_are_refused(config, tiny_run, tiny_base):
     unet = PretrainedBase(tiny_base).load_unet()
     from tav_sdk.training import InflationOptions
 
@@ -253,7 +251,7 @@ def test_a_run_at_an_earlier_step_is_that_of_fewer_steps(config, tmp_path):
     assert run.at(5) is run
     fewer = tune(config.replace(num_train_steps=2, out=tmp_path / "fewer"))
     assert run.at(2).tuned_path == run.folder / "snapshots" / "step-000002.safetensors"
-    assert run.at(2).record["delta_sha256"] == sha256_of(run.at(2).tuned_path) != run.record["delta_sha256"]
+    assert run.at(2).record["tuned_sha256"] == sha256_of(run.at(2).tuned_path) != run.record["tuned_sha256"]
     assert run.at(2).config.num_train_steps == 2
     for name, tensor in tuned_of(run.at(2)).items():
         assert torch.equal(tensor, tuned_of(fewer)[name])
@@ -261,9 +259,7 @@ def test_a_run_at_an_earlier_step_is_that_of_fewer_steps(config, tmp_path):
 
 def test_a_step_without_a_snapshot_is_refused_with_those_there_are(config):
     run = tune(config)
-    text = (
-        r"has no snapshot of step 3: it has snapshots of the steps 2, 4 and the last, 5; tune again with --checkpoint"
-    )
+    text = r"has no snapshot of step 3: it has snapshots of the steps 2, 4 and the last, 5; tune again with checkpoint"
     with pytest.raises(CheckpointError, match=text):
         run.at(3)
 
@@ -278,7 +274,7 @@ def test_a_run_without_snapshots_says_so(tiny_run):
 def test_an_unfinished_run_says_how_to_go_on(config, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tune(config, callback=stop_after(2))
-    with pytest.raises(CheckpointError, match="was started but not finished: tune again with --resume"):
+    with pytest.raises(CheckpointError, match="was started but not finished: tune again with resume"):
         load_run(tmp_path / "run")
 
 
@@ -287,6 +283,24 @@ def test_a_damaged_record_is_refused(tiny_run, tmp_path):
     (tmp_path / "copy" / "run.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"run.json is damaged"):
         load_run(tmp_path / "copy")
+
+
+def test_a_run_of_format_1_still_loads(config, tmp_path):
+    made = tune(config)
+    old = tmp_path / "old"
+    shutil.copytree(made.folder, old)
+    (old / "tuned.safetensors").rename(old / "delta.safetensors")
+    record = json.loads((old / "run.json").read_text())
+    record |= {"format_version": 1, "delta_sha256": record.pop("tuned_sha256")}
+    (old / "run.json").write_text(json.dumps(record))
+    run = load_run(old)
+    assert run.tuned_path == old / "delta.safetensors"
+    assert run.record["tuned_sha256"] == made.record["tuned_sha256"]
+    assert run.at(2).record["tuned_sha256"] == made.at(2).record["tuned_sha256"]
+    assert tune(config.replace(out=str(old)), resume=True).tuned_path == run.tuned_path
+    (old / "delta.safetensors").write_bytes(b"changed")
+    with pytest.raises(CheckpointError, match=r"delta.safetensors was changed"):
+        load_run(old)
 
 
 def test_a_full_disk_is_an_output_error(config, monkeypatch):
@@ -302,10 +316,10 @@ def test_a_full_disk_is_an_output_error(config, monkeypatch):
         tune(config)
 
 
-def test_a_delta_that_is_not_finite_is_refused(tiny_base, tmp_path):
+def test_tuned_weights_that_are_not_finite_are_refused(tiny_base, tmp_path):
     model = inflate(PretrainedBase(tiny_base).load_unet(), InflationOptions(), 2)
     name, parameter = next(iter(trainable_parameters(model).items()))
     parameter.data.view(-1)[3] = float("inf")
-    save_tuned_weights(model, tmp_path / "delta.safetensors")
+    save_tuned_weights(model, tmp_path / "tuned.safetensors")
     with pytest.raises(CheckpointError, match=rf"{name} in .* has NaN or infinity in it; tune again, with a lower"):
-        load_tuned_weights(model, tmp_path / "delta.safetensors")
+        load_tuned_weights(model, tmp_path / "tuned.safetensors")

@@ -35,7 +35,7 @@ class BaseFolder:
     Args:
         path: the folder.
         allow_pickle: read ``.bin`` weights where there is no ``.safetensors``.
-        weights: look for the weights, too; without, only configurations can be read.
+        weights: also look for the weights; without, only configurations can be read.
         tokenizer: whether the folder's own tokenizer is needed.
 
     Raises:
@@ -139,8 +139,8 @@ class BaseFolder:
             raise PickledWeightsError(
                 f"the {part} of the base model {self.path} has only pickled weights "
                 f"({', '.join(path.name for path in found.files)}); reading "
-                "a pickle can run code. Convert it to .safetensors, or, if you trust it, allow it with --allow-pickle "
-                "(allow_pickle=True), which reads tensors only (weights_only)"
+                "a pickle can run code. Convert it to .safetensors, or, if you trust it, allow it with allow_pickle, "
+                "which reads tensors only (weights_only)"
             )
 
 

@@ -106,7 +106,7 @@ def snapshot(
         what = f"there is no folder or file {repo}, and as a Hugging Face id{f' at {revision}' if revision else ''} it "
         if local_files_only and isinstance(error, LocalEntryNotFoundError):
             raise NotInCacheError(
-                f"{what}is not in the cache, and only the cache was asked (local files only). Leave --local-files-only "
+                f"{what}is not in the cache, and only the cache was asked (local files only). Leave local_files_only "
                 "out where there is a network, or download the model there and give its folder"
             ) from error
         reason = next(iter(str(error).strip().splitlines()), "no reason").rstrip(".")

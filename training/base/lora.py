@@ -129,7 +129,7 @@ def _read(lora: LoraFile, unet_config: Mapping[str, Any], *, allow_pickle: bool)
         if not allow_pickle:
             raise PickledWeightsError(
                 f"{what} is pickled; reading a pickle can run code. Convert it to .safetensors, or, if you trust it, "
-                "allow it with --allow-pickle (allow_pickle=True), which reads tensors only (weights_only)"
+                "allow it with allow_pickle, which reads tensors only (weights_only)"
             )
         with reading(what):
             tensors, metadata = torch.load(lora.path, map_location="cpu", weights_only=True), {}
@@ -166,7 +166,7 @@ def _check_kind(what: str, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     if not any("lora" in key for key in tensors):
         raise BaseModelError(
             f"{what} is no LoRA: it has no key with 'lora' in it, but {', '.join(list(tensors)[:3])}; "
-            "a whole checkpoint is given with --base"
+            "a whole checkpoint is given as base"
         )
 
 

@@ -26,8 +26,6 @@ from tav_sdk.training.base.reading import reading
 from tav_sdk.training.base.recommended import Recommended, read_recommended
 from tav_sdk.training.base.single_file import SingleFile
 from tav_sdk.training.base.single_file_parts import SingleFileParts
-from tav_sdk.training.config import TuneConfig
-from tav_sdk.training.run_folder import Run
 
 VOCABULARY, MERGES, WHOLE_TOKENIZER = "vocab.json", "merges.txt", "tokenizer.json"
 
@@ -113,7 +111,7 @@ class PretrainedBase:
         if (folder := self.tokenizer_folder) is None:
             raise BaseModelError(
                 f"the checkpoint {self.path} has no tokenizer, and there is none in a folder 'tokenizer' beside it or "
-                "in the Hugging Face cache; give --tokenizer FOLDER: the folder 'tokenizer' of any Stable Diffusion "
+                "in the Hugging Face cache; give one as tokenizer: the folder 'tokenizer' of any Stable Diffusion "
                 "model in the diffusers layout will do"
             )
         if not any((folder / name).is_file() for name in (VOCABULARY, WHOLE_TOKENIZER)):
@@ -124,63 +122,6 @@ class PretrainedBase:
         if self.lora_files:
             with quiet_diffusers():
                 check_loras(self.configs, self.lora_files, allow_pickle=self.allow_pickle)
-
-    @classmethod
-    def of_config(cls, config: TuneConfig) -> PretrainedBase:
-        """The base that a configuration names, with its LoRAs."""
-        return cls(
-            config.base,
-            config.allow_pickle,
-            loras=config.loras,
-            tokenizer=config.tokenizer,
-            prediction_type=config.prediction_type,
-            revision=config.revision,
-            local_files_only=config.local_files_only,
-        )
-
-    @classmethod
-    def of_run(
-        cls,
-        run: Run,
-        base: str | Path | None = None,
-        *,
-        loras: Sequence[str | Path] | None = None,
-        tokenizer: str | Path | None = None,
-        allow_pickle: bool = False,
-        local_files_only: bool = False,
-    ) -> PretrainedBase:
-        """The base that a run was tuned on, with its LoRAs.
-
-        Args:
-            run: a finished run.
-            base: the base, if it is no longer where the run was tuned.
-            loras: the LoRAs, in the same order and with the same scales, if they are no longer where they were.
-            tokenizer: the tokenizer's folder, if it is no longer where it was.
-            allow_pickle: read pickled weights, even if the run did not.
-            local_files_only: of the hub, take only what is in its cache, even if the run did not.
-
-        Raises:
-            BaseModelError: it is missing, or is not the one that the run was tuned on; says which part of it.
-        """
-        config, recorded = run.config, run.record["base"]
-        found = cls.of_config(
-            config.replace(
-                base=str(config.base if base is None else base),
-                allow_pickle=allow_pickle or config.allow_pickle,
-                loras=config.loras if loras is None else tuple(map(str, loras)),
-                tokenizer=str(tokenizer) if tokenizer else config.tokenizer,
-                # The branch may have moved on.
-                revision=recorded.get("revision") or config.revision,
-                local_files_only=local_files_only or config.local_files_only,
-            )
-        )
-        found._check_loras_of(run)
-        if found.sha256 != recorded["sha256"]:
-            raise BaseModelError(
-                f"{found.path} is not the base that the run {run.folder} was tuned on: expected sha256 "
-                f"{recorded['sha256'][:12]}..., got {found.sha256[:12]}...; give that one with --base"
-            )
-        return found
 
     @cached_property
     def source(self) -> Source:
@@ -219,7 +160,7 @@ class PretrainedBase:
 
     @property
     def commit(self) -> str | None:
-        """Of a model on the hub, the commit that was taken."""
+        """The commit that was taken, if it is a model on the hub."""
         return self.path.name if is_hub_id(self.base) else None
 
     # -- what the configurations say -----------------------------------------------------------------------------
@@ -332,18 +273,6 @@ class PretrainedBase:
                 "inpainting, depth or instructions cannot be tuned; give one that makes pictures from text alone"
             )
 
-    def _check_loras_of(self, run: Run) -> None:
-        recorded = run.record["base"].get("loras", [])
-        expected = [(lora["sha256"], lora["scale"]) for lora in recorded]
-        if [(lora.sha256, lora.scale) for lora in self.lora_files] == expected:
-            return
-        names = ", ".join(f"{lora['name']}:{lora['scale']:g} ({lora['sha256'][:12]}...)" for lora in recorded)
-        got = ", ".join(f"{lora} ({lora.sha256[:12]}...)" for lora in self.lora_files)
-        raise BaseModelError(
-            f"the run {run.folder} was tuned with other LoRAs: expected {names or 'none'}, got {got or 'none'}; give "
-            "those with --lora FILE:SCALE, in this order"
-        )
-
 
 def check_prediction_type(prediction_type: str | None) -> None:
     """Raise ``ConfigError`` unless it is one that a schedule knows, or none."""
@@ -354,7 +283,7 @@ def check_prediction_type(prediction_type: str | None) -> None:
 
 
 def _tokenizer_digest(folder: Path) -> str:
-    """Of the vocabulary, however it is written."""
+    """A hash of the vocabulary, however it is written."""
     if not (folder / VOCABULARY).is_file():
         return sha256_of(folder / WHOLE_TOKENIZER)
     try:

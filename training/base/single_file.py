@@ -29,7 +29,7 @@ SCHEDULER = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-"""Of all of Stable Diffusion 1.x and 2.x, but for ``prediction_type``."""
+"""The scheduler of all of Stable Diffusion 1.x and 2.x, but for ``prediction_type``."""
 NUM_GROUPS = 32
 HEADS, HEAD_WIDTH = 8, 64
 """1.x has eight heads at every level; in 2.x, and in CLIP, every head is 64 wide."""
@@ -46,8 +46,8 @@ OTHER_MODELS = (
     (f"{UNET}double_blocks.", "a checkpoint of Flux: a transformer, which has no U-Net to inflate"),
     ("double_blocks.", "a checkpoint of Flux: a transformer, which has no U-Net to inflate"),
     ("control_model.", "a ControlNet"),
-    ("lora_unet_", "a LoRA, which is given with --lora beside a base"),
-    ("unet.down_blocks.", "a LoRA, which is given with --lora beside a base"),
+    ("lora_unet_", "a LoRA, which is given in loras, beside a base"),
+    ("unet.down_blocks.", "a LoRA, which is given in loras, beside a base"),
     ("down_blocks.", "one part of a model in the diffusers layout; give the folder that holds all parts"),
 )
 """By the beginning of a key, what else a file can be."""
@@ -100,7 +100,7 @@ class SingleFile:
 
     @cached_property
     def configs(self) -> dict[str, dict[str, Any]]:
-        """Of ``unet``, ``vae``, ``text_encoder``, ``tokenizer`` and ``scheduler``, as diffusers has them.
+        """What ``unet``, ``vae``, ``text_encoder``, ``tokenizer`` and ``scheduler`` are, in diffusers' words.
 
         Raises:
             BaseModelError: tensors that they are read from are missing.
@@ -148,7 +148,7 @@ class SingleFile:
         if self.is_v2:
             raise BaseModelError(
                 f"the checkpoint {self.path} is of Stable Diffusion 2.x, and does not say what its U-Net predicts; say "
-                "it with --prediction-type: v_prediction for models of 768 pixels, epsilon for those of 512"
+                "it with prediction_type: v_prediction for models of 768 pixels, epsilon for those of 512"
             )
         return "epsilon"
 

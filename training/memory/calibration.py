@@ -14,22 +14,23 @@ SDK_IMPORTS, SDK_TENSORRT = 105 * MB, 130 * MB
 """What an edit imports: Python with numpy, PyAV, ONNX Runtime and the tokenizer; and TensorRT for RTX where it is
 installed, whose libraries are loaded to see whether it works."""
 TORCH_HEAP, TORCH_HEAP_CHECKPOINTED = 1.2, 2.3
-"""Of torch's tensors on the CPU: what glibc's heap keeps of freed blocks under 32 MB, more where blocks come and go as
-they do with gradient checkpointing, and scratch of oneDNN. With ``MALLOC_MMAP_THRESHOLD_=1000000`` it was 1.04."""
+"""Factors on torch's tensors on the CPU, for scratch of oneDNN and for what glibc's heap keeps of freed blocks under
+32 MB, which is more where blocks come and go as they do with gradient checkpointing. With
+``MALLOC_MMAP_THRESHOLD_=1000000`` it was 1.04."""
 SESSION_WEIGHTS = 1.06
-"""Of a graph's weights in a session of ONNX Runtime: a few are there twice, packed and as they were."""
+"""Factor on a graph's weights in a session of ONNX Runtime: a few are there twice, packed and as they were."""
 SESSION_HEAP = 90 * MB
-"""Of all sessions together, but no more than their weights: heap that graphs went through while they were optimised."""
+"""Heap that graphs went through while they were optimised: all sessions together, but no more than their weights."""
 ORT_UNET = 1.03
-"""Of the U-Net's counted tensors, in ONNX Runtime's arena."""
+"""Factor on the U-Net's counted tensors, in ONNX Runtime's arena."""
 ORT_SCORES = 2
 """Matrices of all attention scores that ONNX Runtime's ``Attention`` has on the CPU at a time: products and softmax."""
 ORT_ROUNDED = 1.5
-"""Times that, in the parity check of half precision: every tensor is rounded, so it is there in both types."""
+"""Factor on that in the parity check of half precision: every tensor is rounded, so it is there in both types."""
 ORT_VAE = {"encoder": (1.05, 1.0), "decoder": (1.71, 1.39)}
-"""Of the VAE's counted tensors: in the arena at the first chunk, and in one block that is added when the same shape
-comes again (memory pattern). Convolutions reorder their inputs and outputs to blocks of channels, so it is more than
-torch has."""
+"""Factors on the VAE's counted tensors: in the arena at the first chunk, and in one block that is added when the same
+shape comes again (memory pattern). Convolutions reorder their inputs and outputs to blocks of channels, so it is more
+than torch has."""
 TRT_IMPORTS, TRT_LAYER, TRT_WEIGHTS = 220 * MB, 185_000, 3.0
 """A build with TensorRT for RTX: its libraries, bytes of each layer of the network, copies of the weights."""
 TRT_LAYERS, TRT_TEXT_LAYERS = 1.7, 77

@@ -22,8 +22,10 @@ from tav_sdk.bundle.precision import Precision
 from tav_sdk.errors import ConfigError, InputError
 from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.config import InflationOptions, MixedPrecision, check_choice
+from tav_sdk.training.memory.budget import fit
 from tav_sdk.training.memory.report import Device, MemoryPlan, Stage
-from tav_sdk.training.memory.stages import Planner, Setting
+from tav_sdk.training.memory.setting import Setting
+from tav_sdk.training.memory.stages import Planner
 from tav_sdk.training.tune_step import default_mixed_precision
 from tav_sdk.video.frames import check_size
 
@@ -85,7 +87,7 @@ def plan_memory(
     mixed_precision = mixed_precision or default_mixed_precision(device)
     check_choice("mixed_precision", mixed_precision, MixedPrecision)
     if mixed_precision == "fp16" and device == "cpu":
-        raise ConfigError("fp16 tuning needs a GPU; on a CPU choose --mixed-precision no or bf16")
+        raise ConfigError("fp16 tuning needs a GPU; on a CPU choose mixed_precision no or bf16")
     setting = Setting(
         num_frames=num_frames,
         height=height,
@@ -100,11 +102,11 @@ def plan_memory(
     stages: list[Stage] = ["tune", "export", "build", "invert", "sample", "edit"]
     if not planner.can_edit(setting):
         stages = ["tune", "export", "build"]
-        notes.append("ONNX Runtime has no bf16 on the CPU: edit on a GPU, or export with --precision fp32")
+        notes.append("ONNX Runtime has no bf16 on the CPU: edit on a GPU, or export with precision fp32")
     return MemoryPlan(
         base=found.name if found.commit else str(found.path),
         stages=tuple(planner.stage(stage, setting) for stage in stages),
-        budget={stage: planner.fit(stage, setting, memory) for stage in ("tune", "export", "edit") if stage in stages}
+        budget={stage: fit(planner, stage, setting, memory) for stage in ("tune", "export", "edit") if stage in stages}
         if memory is not None
         else {},
         notes=tuple(notes),

@@ -42,15 +42,16 @@ class StageMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class Remedy:
-    """An option of the SDK that makes a stage smaller.
+    """A change of the setting that makes a stage smaller.
 
     Attributes:
-        option: as the command line has it, such as ``--gradient-checkpointing``.
+        changes: by name, what to set: ``gradient_checkpointing``, ``mixed_precision``, ``precision`` or ``guidance`` as
+            :func:`plan_memory` takes them, or ``parity``, as :class:`~tav_sdk.export.ExportOptions` does.
         peak: bytes with it.
         fits: whether that is within the budget.
     """
 
-    option: str
+    changes: Mapping[str, Any]
     peak: int
     fits: bool
 
@@ -62,10 +63,10 @@ class BudgetFit:
     Attributes:
         memory: the budget in bytes.
         fits: whether the stage as planned is within it.
-        max_frames: most frames at the planned size; 0 if not even one fits; at most :data:`MAX_FRAMES`.
+        max_frames: most frames at the planned size; 0 if not even one fits; at most 1024.
         max_size: greatest ``(height, width)`` in pixels at the planned number of frames and about the planned aspect
             ratio; ``None`` if not even the smallest fits.
-        remedies: options that the plan does not use yet, smallest peak first.
+        remedies: changes that the plan has not made yet, smallest peak first.
     """
 
     memory: int

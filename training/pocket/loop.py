@@ -131,16 +131,7 @@ def run_stage(
     parameters = [p for p in parameters if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, betas=(0.9, 0.99), weight_decay=weight_decay)
     ema = Ema(model, ema_decay) if ema_decay is not None else None
-    step = 0
-    if state_path.is_file():
-        state = read_state(state_path)
-        model.load_state_dict(state["model"])
-        if "optimizer" in state:
-            optimizer.load_state_dict(state["optimizer"])
-        if ema is not None:
-            for name, value in state["ema"].items():
-                ema.shadow[name].copy_(value)
-        step = int(state["step"])
+    step = _restore(state_path, model, optimizer, ema)
 
     def snapshot() -> dict[str, Any]:
         return {
@@ -150,10 +141,9 @@ def run_stage(
             "optimizer": optimizer.state_dict(),
         }
 
-    log_path.parent.mkdir(parents=True, exist_ok=True)
     last = schedule.steps if max_steps is None else min(schedule.steps, step + max_steps)
-    saved = logged = time.monotonic()
-    total, count = 0.0, 0
+    losses = _LossLog(log_path, stage)
+    saved = time.monotonic()
     took: float | None = None
     model.train()
     while step < last:
@@ -171,29 +161,56 @@ def run_stage(
         step += 1
         if ema is not None:
             ema.update(model, step)
-        total, count = total + float(loss.detach()), count + 1
+        losses.add(float(loss.detach()))
         now = time.monotonic()
         took = now - began
-        if count >= 20 or step == last:
-            mean = total / count
+        if losses.count >= 20 or step == last:
+            mean = losses.write(step, rate, now)
             if not math.isfinite(mean):
                 raise NonFiniteLossError(
                     f"The loss of stage '{stage}' became {mean} at step {step}. "
                     f"Lower its learning rate ({schedule.lr}); the last good state is {state_path}."
                 )
-            record = {
-                "stage": stage,
-                "step": step,
-                "loss": mean,
-                "lr": rate,
-                "seconds_per_step": (now - logged) / count,
-            }
-            with log_path.open("a", encoding="utf-8") as log:
-                log.write(json.dumps({**record, "time": round(time.time())}) + "\n")
-            logged, total, count = now, 0.0, 0
         if now - saved > save_seconds:
             write_state(state_path, snapshot())
             saved = now
     state = snapshot()
     write_state(state_path, state)
     return state
+
+
+def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None) -> int:
+    """Load the state of a stage into what trains, and return its step: 0 where there is none."""
+    if not path.is_file():
+        return 0
+    state = read_state(path)
+    model.load_state_dict(state["model"])
+    if "optimizer" in state:
+        optimizer.load_state_dict(state["optimizer"])
+    if ema is not None:
+        for name, value in state["ema"].items():
+            ema.shadow[name].copy_(value)
+    return int(state["step"])
+
+
+class _LossLog:
+    """The mean loss of the steps since the last line, and the lines, as JSON; a mean that is not finite has none."""
+
+    def __init__(self, path: Path, stage: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.stage, self.written = path, stage, time.monotonic()
+        self.total, self.count = 0.0, 0
+
+    def add(self, loss: float) -> None:
+        """Count a step's loss."""
+        self.total, self.count = self.total + loss, self.count + 1
+
+    def write(self, step: int, rate: float, now: float) -> float:
+        """Write a line if the mean is finite; the mean."""
+        mean, seconds = self.total / self.count, (now - self.written) / self.count
+        if math.isfinite(mean):
+            record = {"stage": self.stage, "step": step, "loss": mean, "lr": rate, "seconds_per_step": seconds}
+            with self.path.open("a", encoding="utf-8") as log:
+                log.write(json.dumps({**record, "time": round(time.time())}) + "\n")
+        self.written, self.total, self.count = now, 0.0, 0
+        return mean
