@@ -15,6 +15,7 @@ kept, and judged in every run: a changed judge costs no new edits.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import sys
@@ -32,16 +33,19 @@ import torch
 from PIL import Image
 
 from benchmarks import interleave, progress, spread, table, write_json
-from benchmarks.pocket_editing import INVERT_WITH, NUM_FRAMES, ClipEditor, Edit, Judge, as_unet, edits_of, settings_of
+from benchmarks.edit_tables import ABLATION_TIME, ablation_scores
+from benchmarks.pocket_editing import INVERT_WITH, NUM_FRAMES, SIZE, ClipEditor, Edit, edits_of, settings_of
+from benchmarks.pocket_judge import Judge
+from tav_sdk.diffusion.sampling import draw_noise
 from tav_sdk.files import new_file, write_text
 from tav_sdk.pocket import SampleClip, find_base, sample_clips
 from tav_sdk.training import InflationOptions, PretrainedBase, inflate
+from tav_sdk.training.torch_pipeline import unet_engine
 from tav_sdk.video.contact_sheet import contact_sheet
 
 STARTS = ("inverted", "noise")
 SCORES = ("subject", "background", "style", "all", "trajectory", "flicker", "clip_text", "clip_frame")
 COSTS = ("tuning step", "U-Net call")
-MEDIAN = ("trajectory",)  # one edit that stands still would hide the others in a mean
 
 
 @dataclass(frozen=True)
@@ -109,11 +113,11 @@ def make_part(path: Path, row: Row, editor: ClipEditor, settings: dict[str, Any]
         learning_rate=settings["learning_rate"],
         seed=seed,
     )
-    unet = as_unet(model)
     frames = {}
-    for start in settings["starts"]:
-        noise = editor.invert(unet, steps, settings["invert_with"]) if start == "inverted" else editor.noise(seed)
-        frames[start] = editor.edit(unet, noise, steps, settings["guidance_scale"])
+    with editor.pipeline(model) as pipeline:
+        for start in settings["starts"]:
+            where = seed if start == "noise" else editor.invert(pipeline, steps, settings["invert_with"])
+            frames[start] = editor.edit(pipeline, where, steps, settings["guidance_scale"])
     with new_file(path) as temporary:
         np.savez_compressed(temporary, settings=json.dumps(settings), **frames)
     progress(f"{path.stem}: {time.perf_counter() - began:.0f} s, {tuning:.0f} s of them tuning")
@@ -135,15 +139,20 @@ def judged(
 def measure_costs(rows: Iterable[Row], editor: ClipEditor, rounds: int) -> dict[str, dict[str, Any]]:
     """Seconds of a tuning step and of a U-Net call on one video for each row, in turn; ``ratio`` is that to ours."""
     rows = list(dict.fromkeys((OURS, *rows)))
-    sample, timestep = editor.noise(0), np.asarray(500)
+    with editor.pipeline(inflate(editor.base.load_unet(), OURS.options, NUM_FRAMES)) as pipeline:
+        feeds = {
+            "sample": draw_noise(pipeline.manifest.latents_shape, 0),
+            "timestep": np.asarray(500),
+            "encoder_hidden_states": pipeline.encode_prompt(""),
+        }
     candidates: dict[str, Any] = {}
     for row in rows:
         model = inflate(editor.base.load_unet(), row.options, NUM_FRAMES)
         if row.tuned:
             tuner = editor.tuner(model, row.options, num_train_steps=1, learning_rate=1e-4, seed=0)
             candidates[f"{row.key} tuning step"] = tuner.step
-        unet = as_unet(model)
-        candidates[f"{row.key} U-Net call"] = lambda unet=unet: unet(sample, timestep, editor.empty)
+        engine = unet_engine(editor.base, model, height=SIZE, width=SIZE)
+        candidates[f"{row.key} U-Net call"] = lambda engine=engine: engine.run(feeds)
     seconds = interleave(candidates, rounds)
     costs: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -172,21 +181,17 @@ def summary(entries: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def tables(rows: Sequence[Row], summaries: dict[str, dict[str, Any]], costs: dict[str, dict[str, Any]]) -> str:
     """The Markdown of ``ablation.md``: a table for each start, and the costs."""
-    heads = [f"{name} (median)" if name in MEDIAN else name for name in SCORES]
-    parts = []
-    for start in STARTS:
-        lines = []
-        for row in rows:
-            found = summaries[start][row.key]
-            cells = ((found[name]["median" if name in MEDIAN else "mean"], found[name]["std"]) for name in SCORES)
-            lines.append((row.name, *(f"{value:.2f} ± {std:.2f}" for value, std in cells)))
-        title = "Edits from the inverted clip" if start == "inverted" else "Edits from random noise"
-        parts.append(f"### {title}\n\n{table((start, *heads), lines)}\n")
-    lines = [
-        (row.name, *(f"{costs[row.key][what]['ratio']:.2f}" if what in costs[row.key] else "-" for what in COSTS))
-        for row in rows
-    ]
-    parts.append(f"### Time, ours = 1\n\n{table(('row', *COSTS), lines)}\n")
+    names = {row.key: row.name for row in rows}
+    measured = {"summary": summaries, "costs": {key: costs.get(key, {}) for key in names}}
+    layouts = {
+        "Edits from the inverted clip": ablation_scores("inverted", "inverted"),
+        "Edits from random noise": ablation_scores("noise", "noise"),
+        "Time, ours = 1": ABLATION_TIME,
+    }
+    parts = (
+        f"### {title}\n\n{table(*dataclasses.replace(layout, names=names).lines(measured))}\n"
+        for title, layout in layouts.items()
+    )
     return "\n".join(parts)
 
 
@@ -224,7 +229,7 @@ def run(options: argparse.Namespace) -> str:
     }
     text = tables(rows, summaries, costs or {})
     result = {"settings": settings, "seeds": seeds, "costs": costs, "summary": summaries, "edits": entries}
-    write_json(str(options.out / "ablation.json"), {"benchmark": "ablation", **result})
+    write_json(str(options.out / "ablation.json"), {"benchmark": "ablation", **result}, options)
     write_text(options.out / "ablation.md", text)
     write_sheets(options.out, rows, first.clip.frames, first.sample.caption, shown)
     return text

@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = [(name, f"{stage['seconds']:.1f}", f"{stage['peak_gb']:.2f}") for name, stage in result["stages"].items()]
     print(table(("command", "seconds", "peak GB"), rows))
     print(table(("plan", "MB"), [(name, f"{size:.0f}") for name, size in result["plans_mb"].items()]))
-    write_json(options.json, result)
+    write_json(options.json, result, options)
 
 
 if __name__ == "__main__":

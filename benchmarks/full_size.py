@@ -232,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name, stage in result["stages"].items()
     ]
     print(table(("stage", "seconds", "peak GB", "of which"), rows))
-    write_json(options.json, result)
+    write_json(options.json, result, options)
     if options.clean:
         for name in (BASE, RUN, BUNDLE):
             shutil.rmtree(options.work / name, ignore_errors=True)

@@ -8,9 +8,7 @@ and bundles lie where ``benchmarks/precision_edits.py`` has them, so that both c
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,20 +20,14 @@ if __name__ == "__main__" and not __package__:  # run by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from PIL import Image
 
-from benchmarks import progress, table, write_json
-from benchmarks.pocket_editing import AROUND, Judge, edits_of, tuned_run
+from benchmarks.edit_study import EditStudy, Rows, StudyClip, means_of, score_columns
+from benchmarks.pocket_judge import around
 from tav_sdk.diffusion.inversion import Inversion, direct_offsets
 from tav_sdk.evaluation.evaluate import reconstruction_psnr
-from tav_sdk.export import ExportOptions, export_bundle
-from tav_sdk.files import new_file, write_text
 from tav_sdk.pipeline.pipeline import Pipeline, load
-from tav_sdk.pocket import SampleClip, sample_clips
-from tav_sdk.progress import UNet
-from tav_sdk.training import load_run
+from tav_sdk.progress import StepProgress, UNet
 from tav_sdk.video.clip import Video, read_video
-from tav_sdk.video.contact_sheet import contact_sheet
 
 SCORES = ("all", "trajectory", "flicker", "clip_text", "clip_frame", "background_psnr")
 STAY = ("subject", "color")  # kinds of edits that leave the background as it is
@@ -71,11 +63,11 @@ def invert(pipeline: Pipeline, clip: Video, variant: Variant) -> Inversion:
     """A clip's inversion by a variant."""
     if not variant.guided:
         return pipeline.invert(clip, **variant.invert)
-    latents = [pipeline.encode(clip)]
+    latents: list[np.ndarray] = [pipeline.encode(clip)]
 
-    def keep(step: Any) -> None:
+    def keep(step: StepProgress) -> None:
         if step.stage == "inversion":
-            latents.append(step.latents)
+            latents.append(np.asarray(step.latents))
 
     inversion = pipeline.invert(clip, callback=keep, **variant.invert)
     states, empty = pipeline.encode_prompt(inversion.prompt), pipeline.encode_prompt("")
@@ -102,80 +94,57 @@ def background_psnr(source: np.ndarray, edit: np.ndarray, centers: np.ndarray) -
         edit: likewise.
         centers: ``(f, 2)`` true middles (x, y) of the subject, fractions.
     """
-    height, width = source.shape[1:3]
-    xs, ys = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
-    far = (abs(xs - centers[:, :1]) > AROUND)[:, None, :] | (abs(ys - centers[:, 1:]) > AROUND)[:, :, None]  # (f, h, w)
+    far = ~around(centers, *source.shape[1:3])  # (f, h, w)
     return reconstruction_psnr(source[far][None, None], edit[far][None, None])
 
 
-def edit_clip(sample: SampleClip, folder: Path, *, num_train_steps: int | None, num_edits: int | None) -> None:
+def edit_clip(clip: StudyClip) -> tuple[dict[str, Any], Rows]:
     """Make one clip's edits by all variants, and judge them."""
-    run, bundle = tuned_run(sample, folder, num_train_steps), folder / "bundles" / f"{sample.name}-fp32"
-    if not bundle.exists():
-        export_bundle(load_run(run), bundle, ExportOptions(windows=False))
-    edits, judge, results = edits_of(sample.name)[:num_edits], Judge(), {}
-    with load(bundle, engine="onnxruntime-cpu", cache=False) as pipeline:
+    sample, results = clip.sample, {}
+    shown: dict[str, Rows] = {edit.prompt: {} for edit in clip.edits[: 2 * SHOWN : 2]}
+    bundle = clip.bundle(f"{sample.name}-fp32", quality=False)
+    with load(bundle, cache=False) as pipeline:
         size = (pipeline.manifest.height, pipeline.manifest.width)
-        clip = read_video(sample.path, num_frames=pipeline.manifest.num_frames, size=size)
-        rows: dict[str, dict[str, np.ndarray]] = {edit.prompt: {} for edit in edits[: 2 * SHOWN : 2]}
+        source = read_video(sample.path, num_frames=pipeline.manifest.num_frames, size=size)
         for name, variant in VARIANTS.items():
-            inversion, entries = invert(pipeline, clip, variant), []
-            for edit in edits:
+            inversion, entries = invert(pipeline, source, variant), []
+            for edit in clip.edits:
                 frames = pipeline.edit(edit.prompt, inversion, **variant.edit).frames
-                scores = dict(judge(frames, edit, sample.centers))
+                entry = clip.entry(edit, frames)
                 if edit.kind in STAY:
-                    scores["background_psnr"] = background_psnr(clip.frames, frames, sample.centers)
-                entries.append({"kind": edit.kind, "prompt": edit.prompt, "scores": scores})
-                if edit.prompt in rows:
-                    rows[edit.prompt][name] = frames
-            again = pipeline.edit(sample.caption, inversion, **variant.edit)
-            psnr = reconstruction_psnr(clip.frames, again.frames)
-            results[name] = {"caption_psnr": psnr, "edits": entries}
-            progress(f"{sample.name}, {name}: " + shown(summary([results], name)))
-    sheet = {f"source: {sample.caption}": clip.frames}
-    sheet |= {f"{name}: {prompt}": frames for prompt, made in rows.items() for name, frames in made.items()}
-    with new_file(folder / f"{sample.name}.variants.png") as path:
-        Image.fromarray(contact_sheet(sheet, scale=2)).save(path, "PNG")
-    write_text(folder / f"{sample.name}.variants.json", json.dumps(results, indent=2) + "\n")
+                    entry["scores"]["background_psnr"] = background_psnr(source.frames, frames, sample.centers)
+                entries.append(entry)
+                if edit.prompt in shown:
+                    shown[edit.prompt][name] = frames
+            again = pipeline.edit(sample.caption, inversion, **variant.edit).frames
+            results[name] = {"caption_psnr": reconstruction_psnr(source.frames, again), "edits": entries}
+            clip.say(name, entries)
+    rows = {f"source: {sample.caption}": source.frames}
+    rows |= {f"{name}: {prompt}": frames for prompt, made in shown.items() for name, frames in made.items()}
+    return results, rows
 
 
-def summary(clips: Sequence[dict[str, Any]], variant: str) -> dict[str, float | None]:
-    """Of one variant: the mean of every score over the edits that have it, and of the PSNR of the caption's video."""
-    edits = [edit for clip in clips for edit in clip[variant]["edits"]]
-    found = {name: [edit["scores"][name] for edit in edits if name in edit["scores"]] for name in SCORES}
-    means = {name: statistics.fmean(values) if values else None for name, values in found.items()}
-    return means | {"caption_psnr": statistics.fmean(clip[variant]["caption_psnr"] for clip in clips)}
-
-
-def shown(scores: Mapping[str, float | None]) -> str:
-    """Scores on one line."""
-    return ", ".join(f"{name} {value:.3g}" for name, value in scores.items() if value is not None)
+def summary(clips: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Of each variant: the mean of every score over the edits that have it, and of the PSNR of the caption's video."""
+    result = {}
+    for name in VARIANTS:
+        scores = means_of([edit for clip in clips for edit in clip[name]["edits"]], SCORES)
+        result[name] = scores | {"caption_psnr": statistics.fmean(clip[name]["caption_psnr"] for clip in clips)}
+    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--clips", type=int, default=4, metavar="N", choices=range(1, 9), help="the first N sample clips (default: 4)"
-    )
-    parser.add_argument("--edits", type=int, metavar="N", help="the first N of a clip's eight edits")
-    parser.add_argument("--num-train-steps", type=int, help="default: what the base recommends")
-    options = parser.parse_args(arguments)
-    clips = []
-    for sample in list(sample_clips().values())[: options.clips]:
-        path = options.out / f"{sample.name}.variants.json"
-        if not path.exists():
-            edit_clip(sample, options.out, num_train_steps=options.num_train_steps, num_edits=options.edits)
-        clips.append(json.loads(path.read_text()))
-    result = {variant: summary(clips, variant) for variant in VARIANTS}
-    write_json(str(options.out / "inversion_variants.json"), {"benchmark": "inversion_variants", "summary": result})
-    names = (*SCORES, "caption_psnr")
-    rows = [
-        (variant, *("-" if scores[name] is None else f"{scores[name]:.3g}" for name in names))
-        for variant, scores in result.items()
-    ]
-    print(table(("variant", *names), rows))
+    EditStudy(
+        name="inversion_variants",
+        about=__doc__,
+        edit_clip=edit_clip,
+        summary=summary,
+        first="variant",
+        columns=score_columns((*SCORES, "caption_psnr")),
+        clips=4,
+        suffix=".variants",
+    ).main(arguments)
 
 
 if __name__ == "__main__":

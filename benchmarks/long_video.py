@@ -122,15 +122,17 @@ def cost(bundle: Path, folder: Path, *, engine: str, steps: int, rounds: int, le
 
 
 def seams(frames: np.ndarray, window: int) -> dict[str, float]:
-    """Mean absolute difference of adjacent frames, of 255: at the seams of windows, and elsewhere."""
+    """Mean absolute difference of adjacent frames, of 255: at the seams of windows, elsewhere, and their ratio."""
     change = np.abs(frames[1:].astype(np.float64) - frames[:-1]).mean(axis=(1, 2, 3))
     at = (np.arange(1, len(frames)) % window) == 0
-    return {"at": float(change[at].mean()), "elsewhere": float(change[~at].mean())}
+    there, elsewhere = float(change[at].mean()), float(change[~at].mean())
+    return {"at": there, "elsewhere": elsewhere, "ratio": there / elsewhere}
 
 
 def over_time(frames: np.ndarray, centers: np.ndarray, kind: str, length: int) -> list[dict[str, Any]]:
     """Scores of stretches of so many frames."""
-    from benchmarks.pocket_editing import Edit, Judge
+    from benchmarks.pocket_editing import Edit
+    from benchmarks.pocket_judge import Judge
 
     edit, judge = Edit.of(kind, **shown(kind)), Judge()
     return [
@@ -173,8 +175,7 @@ def show_edit(result: dict[str, Any]) -> str:
     """A table, a row for each edit: seams, then scores of the first and the last stretch, and means over all."""
     rows = []
     for label, entry in result.items():
-        at, elsewhere = entry["seams"]["at"], entry["seams"]["elsewhere"]
-        row = [label, f"{at:.2f}", f"{elsewhere:.2f}", f"{at / elsewhere:.2f}"]
+        row = [label, *(f"{entry['seams'][what]:.2f}" for what in ("at", "elsewhere", "ratio"))]
         for score in ("all", "trajectory", "clip_text", "clip_frame", "flicker"):
             values = [stretch[score] for stretch in entry.get("over_time", []) if stretch[score] is not None]
             row.append(" / ".join(f"{value:.3g}" for value in (*values[:1], *values[-1:])) if values else "-")
@@ -227,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 bundle, folder, engine=options.engine, num_frames=num_frames, crossing=crossing, name=name
             )
             print(f"\n{name}, {num_frames} frames\n\n{show_edit(result[name])}")
-    write_json(str(folder / "long_video.json"), result)
+    write_json(str(folder / "long_video.json"), result, options)
 
 
 if __name__ == "__main__":

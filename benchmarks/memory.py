@@ -253,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name, stage in result["stages"].items()
     ]
     print(table(("stage", "predicted GB", "measured GB", "ratio"), rows))
-    write_json(options.json, result)
+    write_json(options.json, result, options)
     far = [name for name, stage in result["stages"].items() if abs(stage["ratio"] - 1) > LIMIT]
     if far:
         progress(f"expected predictions within {LIMIT:.0%} of what is measured; further off: {', '.join(far)}")

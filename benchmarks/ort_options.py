@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name, values in result["summary"].items()
     ]
     print(table(("options", "median s", "times plain", "open s", "peak GB"), rows))
-    write_json(options.json, result)
+    write_json(options.json, result, options)
 
 
 if __name__ == "__main__":

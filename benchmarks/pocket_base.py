@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import write_json
 from benchmarks.pocket_classifier import classify, load_classifier
 from tav_sdk.training.pocket.autoencoder import reconstruction_psnr
 from tav_sdk.training.pocket.config import find_setting
@@ -65,13 +66,14 @@ def main() -> None:
             per_subject.setdefault(scene.subject, []).append(scene.subject == verdict.subject)
         _LOG.info("%d: %s", first, {part: round(float(np.mean(found)), 3) for part, found in hits.items()})
     scores = {
+        "benchmark": "pocket_base",
         "count": options.count,
         "guidance_scale": options.guidance_scale,
         **{part: float(np.mean(found)) for part, found in hits.items() if found},
         "per_subject": {name: float(np.mean(found)) for name, found in sorted(per_subject.items())},
         "reconstruction_psnr": reconstruction_psnr(sampler.vae, PROMPT_SEED),
     }
-    (options.out / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    write_json(str(options.out / "scores.json"), scores, options)
     _LOG.info("%s", json.dumps(scores))
 
 

@@ -1,8 +1,9 @@
-"""One-shot editing of Pocket's sample clips: what is asked for, how it is made, and how it is judged."""
+"""One-shot editing of Pocket's sample clips: what is asked for, and how it is made."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,33 +12,23 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from PIL import Image
 
-from benchmarks.pocket_classifier import Verdict, classify, load_classifier
 from tav_sdk.bundle.manifest import InvertWith
-from tav_sdk.diffusion.inversion import ddim_invert
-from tav_sdk.diffusion.sampling import ddim_sample
-from tav_sdk.evaluation.evaluate import clip_frame, clip_text
-from tav_sdk.evaluation.trajectory import motion
-from tav_sdk.pocket import CLIP, SampleClip
-from tav_sdk.progress import UNet
+from tav_sdk.diffusion.inversion import Inversion
+from tav_sdk.pipeline.pipeline import Pipeline
+from tav_sdk.pocket import SampleClip
 from tav_sdk.training import InflationOptions, PretrainedBase, TuneConfig, VideoUNet, inflate, tune
-from tav_sdk.training.clip_scorer import ClipScorer
-from tav_sdk.training.encode import encode_clip, encode_prompts
+from tav_sdk.training.encode import prepare
 from tav_sdk.training.pocket.backgrounds import BACKGROUND_NAMES
 from tav_sdk.training.pocket.captions import caption
 from tav_sdk.training.pocket.clips import SAMPLE_CLIPS
 from tav_sdk.training.pocket.subjects import COLORS, SUBJECTS
+from tav_sdk.training.torch_pipeline import torch_pipeline
 from tav_sdk.training.tune_step import Tuner
 from tav_sdk.video.clip import read_video
-from tav_sdk.video.frames import to_frames
 
 KINDS = ("subject", "background", "color", "style")
-CLASSIFIER = Path(__file__).with_name("pocket_classifier.safetensors")
 NUM_FRAMES, SIZE = 8, 64
-PROMPTS_A_BATCH = 4  # 8 videos a U-Net call, guidance included
-BODY, SATURATED, HUE_WIDTH = 0.1, 90, 30.0  # half side of the body's region, of 255, degrees
-AROUND = 0.33  # half side of the square around a subject that is not background
 CPU = torch.device("cpu")
 INVERT_WITH = get_args(InvertWith)
 RECOMMENDED = ("num_train_steps", "learning_rate", "num_inference_steps", "guidance_scale", "invert_with")
@@ -95,7 +86,7 @@ def tuned_run(sample: SampleClip, folder: Path, num_train_steps: int | None) -> 
     """A sample clip's run below a benchmark's folder, tuned if it is not there; by default as Pocket recommends."""
     run = folder / "runs" / sample.name
     if not run.exists():
-        given = {} if num_train_steps is None else {"num_train_steps": num_train_steps}
+        given: dict[str, Any] = {} if num_train_steps is None else {"num_train_steps": num_train_steps}
         tune(TuneConfig(base="pocket", video=str(sample.path), prompt=sample.caption, out=str(run), **given))
     return run
 
@@ -109,29 +100,20 @@ def settings_of(base: PretrainedBase, options: argparse.Namespace) -> dict[str, 
     return settings
 
 
-def as_unet(model: VideoUNet) -> UNet:
-    """The model as the numpy callable that the SDK's loops take."""
-    model.eval()
-
-    def unet(sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            arrays = (np.ascontiguousarray(sample), timestep, encoder_hidden_states)
-            return model(*(torch.as_tensor(array) for array in arrays)).numpy()
-
-    return unet
-
-
 class ClipEditor:
-    """A sample clip with its latents and the text states of its edits, computed once for any number of models."""
+    """A sample clip and its edits, for any number of models that are tuned on it; what tuning needs is computed once.
+
+    Attributes:
+        base: what is tuned.
+        sample: the clip in the package.
+        edits: what it is to become.
+        clip: its frames.
+    """
 
     def __init__(self, base: PretrainedBase, sample: SampleClip, edits: Sequence[Edit]) -> None:
         self.base, self.sample, self.edits = base, sample, list(edits)
         self.clip = read_video(sample.path, num_frames=NUM_FRAMES, size=(SIZE, SIZE))
-        self.vae = base.load_vae().requires_grad_(False)
-        self.latents = encode_clip(self.vae, self.clip, base.scaling_factor)
-        prompts = [sample.caption, "", *(edit.prompt for edit in self.edits)]
-        states = encode_prompts(base.load_text_encoder(), base.load_tokenizer(), prompts)  # (2 + edits, s, d)
-        self.caption_states, self.empty, self.states = states[:1], states[1:2].numpy(), states[2:].numpy()
+        self._latents, self._caption_states = prepare(base, self.clip, sample.caption, CPU)
 
     def model(
         self, options: InflationOptions, *, num_train_steps: int, learning_rate: float, seed: int
@@ -163,105 +145,24 @@ class ClipEditor:
             mixed_precision="no",
             inflation=options,
         )
-        return Tuner(model, self.latents, self.caption_states, self.base.schedule, config, CPU)
+        return Tuner(model, self._latents, self._caption_states, self.base.schedule, config, CPU)
 
-    def invert(self, unet: UNet, num_inference_steps: int, invert_with: str = "empty") -> np.ndarray:
-        """The clip's noise ``(1, c, f, h, w)``, with one of :data:`INVERT_WITH`."""
-        states = self.caption_states.numpy() if invert_with == "caption" else self.empty  # (1, s, d)
-        return ddim_invert(unet, self.latents.mean.numpy(), states, self.base.schedule, num_inference_steps)
+    def pipeline(self, model: VideoUNet) -> contextlib.AbstractContextManager[Pipeline]:
+        """The SDK's pipeline with a model of this clip, in PyTorch."""
+        return torch_pipeline(self.base, model, prompt=self.sample.caption, height=SIZE, width=SIZE, fps=self.clip.fps)
 
-    def noise(self, seed: int) -> np.ndarray:
-        """Random noise of the clip's shape, as the SDK draws it."""
-        return np.random.default_rng(seed).standard_normal(self.latents.mean.shape, dtype=np.float32)
+    def invert(self, pipeline: Pipeline, num_inference_steps: int, invert_with: str = "empty") -> Inversion:
+        """The clip's inversion, with one of :data:`INVERT_WITH`."""
+        prompt = self.sample.caption if invert_with == "caption" else ""
+        return pipeline.invert(self.clip, prompt=prompt, num_inversion_steps=num_inference_steps)
 
-    def edit(self, unet: UNet, noise: np.ndarray, num_inference_steps: int, guidance_scale: float) -> np.ndarray:
-        """All edits from the same noise: frames ``(edits, f, h, w, 3)`` uint8."""
-        videos = []
-        for first in range(0, len(self.edits), PROMPTS_A_BATCH):
-            states = self.states[first : first + PROMPTS_A_BATCH]  # (b, s, d)
-            b = len(states)
-            latents, empty = np.repeat(noise, b, axis=0), np.repeat(self.empty, b, axis=0)
-            latents = ddim_sample(
-                unet, latents, states, empty, self.base.schedule, num_inference_steps, guidance_scale
-            )  # (b, c, f, h, w)
-            videos += [self.decode(video) for video in latents]
-        return np.stack(videos)
-
-    def decode(self, latents: np.ndarray) -> np.ndarray:
-        """Latents ``(c, f, h, w)`` of one video to frames ``(f, h, w, 3)`` uint8."""
-        with torch.inference_mode():
-            folded = torch.from_numpy(np.ascontiguousarray(latents.swapaxes(0, 1)))  # (f, c, h, w)
-            return to_frames(self.vae.decode(folded / self.base.scaling_factor).sample.numpy())
-
-
-# -- judging ---------------------------------------------------------------------------------------------------------
-
-
-class Judge:
-    """The independent classifier, a hue check, the trajectory, and Pocket's own CLIP."""
-
-    def __init__(self) -> None:
-        self.classifier = load_classifier(CLASSIFIER)
-        self.clip = ClipScorer(CLIP, device="cpu")
-
-    def __call__(self, frames: np.ndarray, edit: Edit, centers: np.ndarray) -> dict[str, float | None]:
-        """Scores of one edit.
-
-        Args:
-            frames: ``(f, 64, 64, 3)`` uint8.
-            edit: what they should show.
-            centers: ``(f, 2)`` true middles of the source's subject.
-
-        Returns:
-            ``subject``, ``background``, ``style``, ``all``: share of frames where the judge sees what was asked;
-            ``color``: likewise, ``None`` where the prompt names none; ``trajectory``: see
-            :func:`tav_sdk.evaluation.trajectory.motion`, of the judged middles; ``flicker``: see :func:`flicker`;
-            ``clip_text``, ``clip_frame``: see :mod:`tav_sdk.evaluation.evaluate`.
-        """
-        verdicts = classify(self.classifier, frames)
-        found = np.asarray(
-            [[getattr(v, part) == getattr(edit, part) for part in ("subject", "background", "style")] for v in verdicts]
-        )  # (f, 3)
-        colors = [body_color(frame, verdict) == edit.color for frame, verdict in zip(frames, verdicts, strict=True)]
-        embedded = self.clip.embed_frames(frames)  # (f, d)
-        return {
-            **dict(zip(("subject", "background", "style"), found.mean(0).tolist(), strict=True)),
-            "all": float(found.all(1).mean()),
-            "color": float(np.mean(colors)) if edit.color else None,
-            "trajectory": motion(places := np.asarray([verdict.center for verdict in verdicts]), centers),
-            "flicker": flicker(frames, places),
-            "clip_text": clip_text(embedded, self.clip.embed_text([edit.prompt])[0]),
-            "clip_frame": clip_frame(embedded),
-        }
-
-
-def flicker(frames: np.ndarray, places: np.ndarray) -> float:
-    """How much the background changes from frame to frame, of 255; 0.1 to 0.5 in a clip whose camera stands still.
-
-    The mean absolute difference of adjacent frames, over the pixels that are far from the subject in both. Pocket's
-    CLIP gives nearly the same embedding to all pictures of one caption, so ``clip_frame`` hardly sees this.
-
-    Args:
-        frames: ``(f, h, w, 3)`` uint8.
-        places: ``(f, 2)`` the subject's middle (x, y) as fractions.
-    """
-    height, width = frames.shape[1:3]
-    xs, ys = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
-    far = (abs(xs - places[:, :1]) > AROUND)[:, None, :] | (abs(ys - places[:, 1:]) > AROUND)[:, :, None]  # (f, h, w)
-    change = abs(frames[1:].astype(np.float64) - frames[:-1]).mean(axis=-1)  # (f - 1, h, w)
-    return float(change[far[1:] & far[:-1]].mean())
-
-
-def body_color(frame: np.ndarray, verdict: Verdict) -> str | None:
-    """The named colour of most saturated pixels around the judged middle; ``None`` where there are none.
-
-    The region is small enough to lie within the body: on rendered pictures of the world the vote is never wrong.
-    """
-    size = frame.shape[0]
-    left, top = (max(int((place - BODY) * size), 0) for place in verdict.center)
-    right, bottom = (int((place + BODY) * size) + 1 for place in verdict.center)
-    hsv = np.asarray(Image.fromarray(frame).convert("HSV"), dtype=np.float64)[top:bottom, left:right].reshape(-1, 3)
-    degrees = hsv[hsv[:, 1] >= SATURATED, 0] * (360 / 255)
-    votes = {name: (abs((degrees - hue + 180) % 360 - 180) < HUE_WIDTH).sum() for name, hue in COLORS.items()}
-    best = max(votes, key=lambda name: votes[name])
-    return best if votes[best] else None
+    def edit(
+        self, pipeline: Pipeline, start: Inversion | int, num_inference_steps: int, guidance_scale: float
+    ) -> np.ndarray:
+        """All edits from an inversion, or from the noise of a seed: frames ``(edits, f, h, w, 3)`` uint8."""
+        how: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        if isinstance(start, int):
+            videos = [pipeline.generate(edit.prompt, seed=start, **how) for edit in self.edits]
+        else:
+            videos = [pipeline.edit(edit.prompt, start, **how) for edit in self.edits]
+        return np.stack([video.frames for video in videos])

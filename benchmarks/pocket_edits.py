@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import functools
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,49 +22,49 @@ if __name__ == "__main__" and not __package__:  # run by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from PIL import Image
 
-from benchmarks import progress, table, write_json
-from benchmarks.pocket_editing import INVERT_WITH, KINDS, ClipEditor, Judge, as_unet, edits_of, settings_of
-from tav_sdk.files import new_file, sha256_of, write_text
-from tav_sdk.pocket import SampleClip, find_base, sample_clips
+from benchmarks import progress
+from benchmarks.edit_study import EditStudy, Rows, StudyClip
+from benchmarks.pocket_editing import INVERT_WITH, KINDS, ClipEditor, settings_of
+from benchmarks.result_table import Column
+from tav_sdk.files import sha256_of
+from tav_sdk.pocket import SampleClip, find_base
 from tav_sdk.training import InflationOptions, PretrainedBase
-from tav_sdk.video.contact_sheet import contact_sheet
 
 SCORES = ("subject", "background", "style", "all", "color", "trajectory", "clip_text", "clip_frame")
+LOW = 0.8
+"""A trajectory below this is not the clip's."""
 
 
-def edit_clip(
-    base: PretrainedBase,
-    judge: Judge,
-    sample: SampleClip,
-    settings: dict[str, Any],
-    folder: Path,
-    num_edits: int | None,
-) -> dict[str, Any]:
-    """Tune on one clip, make and judge its edits; the contact sheet is written first, the scores last."""
-    editor = ClipEditor(base, sample, edits_of(sample.name)[:num_edits])
-    model, tuning = editor.model(
-        InflationOptions(),
-        num_train_steps=settings["num_train_steps"],
-        learning_rate=settings["learning_rate"],
-        seed=settings["seed"],
-    )
+@functools.cache
+def found_base(base: str) -> PretrainedBase:
+    """The base, found and hashed once."""
+    return PretrainedBase(find_base(base))
+
+
+def edit_clip(clip: StudyClip) -> tuple[dict[str, Any], Rows]:
+    """Tune on one clip in memory, make and judge its edits."""
+    if clip.options.threads:
+        torch.set_num_threads(clip.options.threads)
+    sample, settings = clip.sample, dict(clip.settings or {})
+    editor = ClipEditor(found_base(clip.options.base), sample, clip.edits)
+    how = {name: settings[name] for name in ("num_train_steps", "learning_rate", "seed")}
+    model, tuning = editor.model(InflationOptions(), **how)
     progress(f"{sample.name}: tuned in {tuning:.0f} s")
-    unet, steps = as_unet(model), settings["num_inference_steps"]
-    began = time.perf_counter()
-    noise = editor.invert(unet, steps, settings["invert_with"])
-    inverting = time.perf_counter() - began
-    videos = editor.edit(unet, noise, steps, settings["guidance_scale"])  # (edits, f, h, w, 3)
-    sampling = time.perf_counter() - began - inverting
+    steps = settings["num_inference_steps"]
+    with editor.pipeline(model) as pipeline:
+        began = time.perf_counter()
+        inversion = editor.invert(pipeline, steps, settings["invert_with"])
+        inverting = time.perf_counter() - began
+        videos = editor.edit(pipeline, inversion, steps, settings["guidance_scale"])  # (edits, f, h, w, 3)
+        sampling = time.perf_counter() - began - inverting
     entries, rows = [], {f"source: {sample.caption}": editor.clip.frames}
     for edit, frames in zip(editor.edits, videos, strict=True):
-        scores = judge(frames, edit, sample.centers)
+        scores = clip.entry(edit, frames)["scores"]
         entries.append({**dataclasses.asdict(edit), "scores": scores})
         marks = ", ".join(f"{name} {scores[name]:.2f}" for name in SCORES[:6] if scores[name] is not None)
         rows[f"{edit.kind}: {edit.prompt} ({marks})"] = frames
-    with new_file(folder / f"{sample.name}.png") as path:
-        Image.fromarray(contact_sheet(rows, scale=2)).save(path, "PNG")
+    clip.say("edited", entries)
     result = {
         "clip": sample.name,
         "caption": sample.caption,
@@ -72,82 +72,67 @@ def edit_clip(
         "edits": entries,
         "seconds": {"tuning": tuning, "inversion": inverting, "sampling": sampling},
     }
-    write_text(folder / f"{sample.name}.json", json.dumps(result, indent=2) + "\n")
-    return result
+    return result, rows
 
 
-def finished(path: Path, settings: dict[str, Any], num_edits: int) -> dict[str, Any] | None:
-    """What an earlier run wrote, unless its base, settings or number of edits were others."""
-    if not path.is_file():
-        return None
-    result = json.loads(path.read_text(encoding="utf-8"))
-    return result if result["settings"] == settings and len(result["edits"]) == num_edits else None
-
-
-def summary(edits: Iterable[dict[str, Any]]) -> dict[str, dict[str, float] | None]:
-    """Mean and median of every score; ``None`` where no edit has it."""
+def summary(edits: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float] | None]:
+    """Mean and median of every score, ``None`` where no edit has it; and how many trajectories are below 0.8."""
     edits = list(edits)
-    result: dict[str, dict[str, float] | None] = {}
-    for name in SCORES:
-        values = [edit["scores"][name] for edit in edits if edit["scores"][name] is not None]
-        result[name] = {"mean": statistics.fmean(values), "median": statistics.median(values)} if values else None
+    values = {name: [e["scores"][name] for e in edits if e["scores"][name] is not None] for name in SCORES}
+    result: dict[str, dict[str, float] | None] = {
+        name: {"mean": statistics.fmean(found), "median": statistics.median(found)} if found else None
+        for name, found in values.items()
+    }
+    places = values["trajectory"]
+    result["low_trajectory"] = {"count": sum(value < LOW for value in places), "of": len(places)}
     return result
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """All clips that are not finished, then the summary of all."""
-    base = PretrainedBase(find_base(options.base))
-    common = {**settings_of(base, options), "seed": options.seed}
-    judge, results = Judge(), []
-    for sample in list(sample_clips().values())[: options.clips]:
-        settings = {**common, "clip_sha256": sha256_of(sample.path)}
-        count = len(edits_of(sample.name)[: options.edits])
-        result = finished(options.out / "clips" / f"{sample.name}.json", settings, count)
-        if result is None:
-            result = edit_clip(base, judge, sample, settings, options.out / "clips", options.edits)
-        else:
-            progress(f"{sample.name}: finished before")
-        means = {name: value["mean"] for name, value in summary(result["edits"]).items() if value}
-        progress(f"{sample.name}: " + ", ".join(f"{name} {mean:.2f}" for name, mean in means.items()))
-        results.append(result)
-    edits = [edit for result in results for edit in result["edits"]]
+def summary_by_kind(clips: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The summary of all edits, and of each kind's."""
+    edits = [edit for clip in clips for edit in clip["edits"]]
     return {
-        "benchmark": "pocket_edits",
-        "settings": common,
-        "summary": {
-            "all": summary(edits),
-            **{kind: summary(edit for edit in edits if edit["kind"] == kind) for kind in KINDS},
-        },
-        "clips": results,
+        "all": summary(edits),
+        **{kind: summary(edit for edit in edits if edit["kind"] == kind) for kind in KINDS},
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def common_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What decides the edits of any clip; what the options leave open is what the base recommends."""
+    return {**settings_of(found_base(options.base), options), "seed": options.seed}
+
+
+def clip_settings(options: argparse.Namespace, sample: SampleClip) -> dict[str, Any]:
+    """What decides a clip's edits."""
+    return {**common_settings(options), "clip_sha256": sha256_of(sample.path)}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that other studies have not."""
     parser.add_argument("--base", default="pocket", help="a base model's folder (default: pocket)")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--clips", type=int, default=6, metavar="N", choices=range(1, 9), help="the first N sample clips (default: 6)"
-    )
-    parser.add_argument("--edits", type=int, metavar="N", help="the first N of a clip's eight edits")
-    parser.add_argument("--num-train-steps", type=int, help="default: what the base recommends, as for the next")
-    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--learning-rate", type=float, help="default: what the base recommends, as for the next")
     parser.add_argument("--num-inference-steps", type=int)
     parser.add_argument("--invert-with", choices=INVERT_WITH, help="the prompt of inversion (default: likewise)")
     parser.add_argument("--guidance-scale", type=float, help="default: what the base recommends")
     parser.add_argument("--seed", type=int, default=33)
     parser.add_argument("--threads", type=int, help="of torch")
-    options = parser.parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    result = run(options)
-    write_json(str(options.out / "edits.json"), result)
-    rows = [
-        (kind, *(f"{scores[name]['mean']:.2f}" if scores[name] else "-" for name in SCORES))
-        for kind, scores in result["summary"].items()
-    ]
-    print(table(("edits", *SCORES), rows))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    EditStudy(
+        name="pocket_edits",
+        about=__doc__,
+        edit_clip=edit_clip,
+        summary=summary_by_kind,
+        first="edits",
+        columns=[Column(score, f"{score}.mean", "{:.2f}") for score in SCORES],
+        clips=6,
+        folder="clips",
+        file="edits",
+        add_options=add_options,
+        settings=clip_settings,
+    ).main(arguments, settings=lambda options, _: common_settings(options), clips=lambda _, clips: clips)
 
 
 if __name__ == "__main__":

@@ -249,7 +249,7 @@ def main(arguments: list[str] | None = None) -> None:
         for row in result["rows"]
     ]
     print(table(("graph", "case", "error", "rms", "PSNR dB", "peak"), rows))
-    write_json(options.json, {"base": options.base, **result})
+    write_json(options.json, {"benchmark": "precision", "base": options.base, **result}, options)
 
 
 if __name__ == "__main__":

@@ -238,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     result = run(options.work, size=options.size, rounds=options.rounds)
     print(table(("what", "measured"), rows_of(result)))
-    write_json(options.json, result)
+    write_json(options.json, result, options)
     return 0 if result["swap"]["bit_identical"] else 1
 
 

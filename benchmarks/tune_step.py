@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"{result['parameters'] / 1e6:.1f} M parameters, {result['tuned'] / 1e6:.1f} M tuned; "
         f"the SDK's loop computes once: VAE {once['vae']:.2f} s, text encoder {once['text']:.2f} s"
     )
-    write_json(options.json, result)
+    write_json(options.json, result, options)
 
 
 if __name__ == "__main__":

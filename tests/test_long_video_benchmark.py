@@ -20,6 +20,7 @@ def test_seams_are_told_from_the_rest():
     found = long_video.seams(frames, 4)
     assert found["at"] == pytest.approx((30 + 20) / 2)
     assert found["elsewhere"] == pytest.approx((3 + 3) / 9)
+    assert found["ratio"] == pytest.approx(25 * 9 / 6)
 
 
 def test_the_long_clip_goes_to_and_fro(tmp_path):

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from benchmarks import ablation, control_edits, fast_edits, inversion_variants, pocket_edits, precision_edits
+from benchmarks.edit_study import EditStudy, means_of, score_columns
 from benchmarks.pocket_classifier import Verdict
-from benchmarks.pocket_editing import KINDS, body_color, edits_of
+from benchmarks.pocket_editing import KINDS, edits_of
+from benchmarks.pocket_judge import body_color
 from tav_sdk.pocket import FOLDER, sample_clips
 from tav_sdk.training.pocket.clips import SAMPLE_CLIPS
 
@@ -61,6 +63,46 @@ def test_summary_leaves_out_scores_that_an_edit_has_not():
     assert found["subject"] == {"mean": 0.75, "median": 0.75}
     assert found["color"] == {"mean": 1.0, "median": 1.0}
     assert pocket_edits.summary([])["style"] is None
+
+
+@needs_pocket
+def test_a_study_makes_each_clip_once_and_writes_what_its_table_needs(tmp_path, capsys):
+    made: list[str] = []
+
+    def edit_clip(clip):
+        made.append(clip.sample.name)
+        frames = np.full((8, 64, 64, 3), 128, np.uint8)
+        return {"edits": [clip.entry(edit, frames, seed=clip.options.seed) for edit in clip.edits]}, {"grey": frames}
+
+    study = EditStudy(
+        name="grey",
+        about=None,
+        edit_clip=edit_clip,
+        summary=lambda clips: {"grey": means_of([edit for clip in clips for edit in clip["edits"]], ["all", "none"])},
+        first="what",
+        columns=score_columns(["all", "none"]),
+        clips=2,
+        kinds=("style",),
+        suffix=".grey",
+        add_options=lambda parser: parser.add_argument("--seed", type=int, default=7),
+    )
+    study.main(["--out", str(tmp_path), "--edits", "1"])
+    assert made == list(sample_clips())[:2]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "grey.json",
+        *(f"{name}.grey.{end}" for name in made for end in ("json", "png")),
+    }
+    result = json.loads((tmp_path / "grey.json").read_text())
+    assert result["command"] == "python -m benchmarks.grey --clips 2 --edits 1 --seed 7"
+    assert result["summary"] == {"grey": {"all": 0, "none": None}}
+    (edit,) = json.loads((tmp_path / f"{made[0]}.grey.json").read_text())["edits"]
+    assert (edit["kind"], edit["seed"]) == ("style", 7)
+    assert "| grey |   0 |    - |" in capsys.readouterr().out
+
+    (tmp_path / f"{made[1]}.grey.json").unlink()
+    study.main(["--out", str(tmp_path), "--edits", "1"])
+    assert made[2:] == [made[1]]
+    assert f"{made[0]}: finished before" in capsys.readouterr().err
 
 
 @needs_pocket

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.pocket_editing import ClipEditor, Edit, Judge, as_unet
+from benchmarks.pocket_editing import ClipEditor, Edit
+from benchmarks.pocket_judge import Judge
 from tav_sdk.pocket import sample_clip
 from tav_sdk.training import InflationOptions, PretrainedBase
 
@@ -25,14 +26,15 @@ def judge() -> Judge:
 
 
 @pytest.fixture(scope="module")
-def unet(editor):
+def pipeline(editor):
     model, _ = editor.model(InflationOptions(), num_train_steps=30, learning_rate=5e-4, seed=33)
-    return as_unet(model)
+    with editor.pipeline(model) as pipeline:
+        yield pipeline
 
 
-def test_an_edit_shows_what_the_prompt_says_and_keeps_the_motion(editor, judge, unet):
-    noise = editor.invert(unet, STEPS, "caption")
-    snow, pixels = editor.edit(unet, noise, STEPS, 3.5)
+def test_an_edit_shows_what_the_prompt_says_and_keeps_the_motion(editor, judge, pipeline):
+    noise = editor.invert(pipeline, STEPS, "caption")
+    snow, pixels = editor.edit(pipeline, noise, STEPS, 3.5)
     scores = judge(snow, SNOW, editor.sample.centers)
     assert scores["subject"] >= 0.75
     assert scores["background"] >= 0.75
@@ -46,14 +48,14 @@ def test_the_source_is_no_edit(editor, judge):
     assert scores["trajectory"] >= 0.95
 
 
-def test_random_noise_does_not_keep_the_motion_as_an_inversion_does(editor, judge, unet):
+def test_random_noise_does_not_keep_the_motion_as_an_inversion_does(editor, judge, pipeline):
     """The judge tells a good edit from a bad one."""
-    snow, _ = editor.edit(unet, editor.noise(0), STEPS, 3.5)
+    snow, _ = editor.edit(pipeline, 0, STEPS, 3.5)
     assert judge(snow, SNOW, editor.sample.centers)["trajectory"] < 0.9
 
 
-def test_sampling_without_guidance_gives_the_clip_back(editor, unet):
+def test_sampling_without_guidance_gives_the_clip_back(editor, pipeline):
     editor = ClipEditor(editor.base, editor.sample, [Edit.of("source", subject="car", background="road", color="red")])
-    (back,) = editor.edit(unet, editor.invert(unet, 50, "caption"), 50, 1.0)
+    (back,) = editor.edit(pipeline, editor.invert(pipeline, 50, "caption"), 50, 1.0)
     error = np.square(back.astype(float) - editor.clip.frames).mean()
     assert 10 * np.log10(255**2 / error) > 20

@@ -153,7 +153,7 @@ class Flavour:
         return without_tf32
 
     def polygraphy(self, module: str) -> Any:
-        """A module of Polygraphy, set up for this flavour; it can be set up for one a process.
+        """A module of Polygraphy, set up for this flavour; it can be set up for one per process.
 
         Raises:
             MissingExtraError: it is not installed.

@@ -30,7 +30,7 @@ _MOVE = {
 
 
 class TrtBackend:
-    """TensorRT and TensorRT for RTX; one of the two a process."""
+    """TensorRT and TensorRT for RTX; one of the two per process."""
 
     def status(self, engine: str) -> EngineStatus:
         """Whether TensorRT or TensorRT for RTX runs, and builds, on this machine; never raises."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tav_sdk.engines.base import Engine, Graph, Weights
+from tav_sdk.engines.base import Engine, Graph, TensorSpec, Weights
 from tav_sdk.engines.trt import cuda
-from tav_sdk.engines.trt.api import Flavour, load
+from tav_sdk.engines.trt.api import load
+from tav_sdk.engines.trt.context import Context
 from tav_sdk.engines.trt.plan import load_plan, rebuild_hint
-from tav_sdk.engines.trt.profiles import Shapes, choose_profile, profiles_of
+from tav_sdk.engines.trt.profiles import choose_profile, profiles_of
 from tav_sdk.errors import EngineError, InputError
 
 
@@ -45,7 +46,7 @@ class TrtEngine(Engine):
         self._flavour = load(engine)
         self._profiles = profiles_of(graph)
         self._lock = threading.Lock()
-        self._contexts: dict[int, _Context] = {}
+        self._contexts: dict[int, Context] = {}
         self._weights: _Weights | None = None
         self._resident: str | None = None
         self._plan: Any = load_plan(self._flavour, graph, Path(plan))
@@ -81,10 +82,14 @@ class TrtEngine(Engine):
                 self._weights.fill(weights)
                 self._resident = weights.key
             if profile not in self._contexts:
-                dtypes = {spec.name: spec.dtype for spec in (*self.inputs, *self.outputs)}
-                shapes, addresses = self._profiles[profile], self._weights.addresses
-                self._contexts[profile] = _Context(
-                    self._flavour, self._plan, self.name, profile, shapes, dtypes, addresses
+                self._contexts[profile] = Context(
+                    self._flavour,
+                    self._plan,
+                    graph=self.name,
+                    profile=profile,
+                    shapes=self._profiles[profile],
+                    dtypes={spec.name: spec.dtype for spec in (*self.inputs, *self.outputs)},
+                    weights=self._weights.addresses,
                 )
             return self._contexts[profile].run(feeds)
 
@@ -104,12 +109,12 @@ class TrtEngine(Engine):
 class _Weights:
     """Where the tuned weights lie on the GPU."""
 
-    def __init__(self, specs: Sequence[Any]) -> None:
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
         self._memories: dict[str, cuda.Memory] = {}
         try:
             for spec in specs:
                 size = 2 if spec.dtype == "bfloat16" else np.dtype(spec.dtype).itemsize
-                self._memories[spec.name] = cuda.Memory(size * int(np.prod(spec.shape, dtype=np.int64)))
+                self._memories[spec.name] = cuda.Memory(size * math.prod(int(length) for length in spec.shape))
         except BaseException:
             self.close()
             raise
@@ -125,77 +130,3 @@ class _Weights:
     def close(self) -> None:
         for memory in self._memories.values():
             memory.close()
-
-
-class _Context:
-    """One profile's execution context, its buffers and its CUDA graph; everything in it stays at its address."""
-
-    def __init__(
-        self,
-        flavour: Flavour,
-        plan: Any,
-        graph: str,
-        profile: int,
-        shapes: Shapes,
-        dtypes: dict[str, str],
-        addresses: dict[str, int],
-    ) -> None:
-        self._flavour, self._graph = flavour, graph
-        self._recording: cuda.Recording | None = None
-        self._runs = 0
-        self._outputs = tuple(name for name in dtypes if name not in shapes)
-        self._buffers: dict[str, cuda.Buffer] = {}
-        flavour.log.clear()
-        with contextlib.ExitStack() as stack:
-            self._context: Any = self._expect(flavour.create_context(plan), "make an execution context")
-            self._stream = cuda.Stream()
-            stack.callback(self._stream.close)
-            set_profile = self._context.set_optimization_profile_async
-            self._expect(set_profile(profile, self._stream.handle), "set a profile")
-            self._stream.synchronize()
-            for name, shape in shapes.items():
-                if tuple(self._context.get_tensor_shape(name)) != shape:  # -1 where any length goes
-                    self._expect(self._context.set_input_shape(name, shape), f"take {name} of shape {list(shape)}")
-            for name, dtype in dtypes.items():
-                shape = shapes[name] if name in shapes else tuple(self._context.get_tensor_shape(name))
-                buffer = self._buffers[name] = cuda.Buffer(shape, dtype)
-                stack.callback(buffer.close)
-                addresses = {**addresses, name: buffer.address}
-            for name, address in addresses.items():
-                self._expect(self._context.set_tensor_address(name, address), f"bind {name}")
-            self._owned = stack.pop_all()
-
-    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        for name, array in feeds.items():
-            self._buffers[name].upload(array, self._stream)
-        self._launch()
-        for name in self._outputs:
-            self._buffers[name].download(self._stream)
-        self._stream.synchronize()
-        return {name: self._buffers[name].host.copy() for name in self._outputs}
-
-    def _launch(self) -> None:
-        # The first run sets things up that must not be in a recording; if the second cannot be recorded, none can.
-        if self._runs == 1 and not self._flavour.records_graphs:
-            self._recording = self._stream.record(self._enqueue)
-        self._runs += 1
-        if self._recording is not None:
-            self._recording.launch()
-        else:
-            self._flavour.log.clear()
-            self._expect(self._enqueue(), "run")
-
-    def _enqueue(self) -> bool:
-        return self._context.execute_async_v3(self._stream.handle)
-
-    def _expect(self, result: Any, what: str) -> Any:
-        """What a call returned, which is ``None`` or ``False`` if it failed; the log says why."""
-        if not result:
-            raise EngineError(f"{self._flavour.title} cannot {what} for the {self._graph} graph: {self._flavour.log}")
-        return result
-
-    def close(self) -> None:
-        if self._recording is not None:
-            self._recording.close()
-        self._context = None  # before the buffers that it points to
-        self._owned.close()

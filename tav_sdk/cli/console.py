@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from tav_sdk.cli.field_options import option_of
 from tav_sdk.errors import InputError, TavError
 from tav_sdk.progress import StepProgress
 
@@ -55,8 +56,6 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
 def _in_options(error: TavError) -> str:
     """An error's message with the option's name for the field that is wrong."""
-    from tav_sdk.cli.edit_options import option_of
-
     return error.named(option_of(error.field)) if isinstance(error, InputError) and error.field else str(error)
 
 

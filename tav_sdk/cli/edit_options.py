@@ -38,25 +38,6 @@ WindowOpt = Annotated[
 ]
 OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace the whole folder --out, whatever is in it.")]
 
-OPTIONS = {
-    "prompts": "--prompt",
-    "frames.num_frames": "--frames",
-    "num_frames": "--frames",
-    "invert.prompt": "--inversion-prompt",
-    "invert.posterior_seed": "--seed",
-    "control.video": "--control",
-    "control.scale": "--control-scale",
-    "control.inversion": "--control-inversion",
-    "file_format": "--format",
-    "clip": "--video",
-}
-"""What a field of a request is called on the command line, where that is not its own name."""
-
-
-def option_of(field: str) -> str:
-    """The option that sets a field of a request."""
-    return OPTIONS.get(field) or f"--{field.rpartition('.')[2].replace('_', '-')}"
-
 
 def given_prompts(prompt: Sequence[str] | None) -> tuple[str, ...]:
     """The prompts, of which there must be one.

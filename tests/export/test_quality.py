@@ -141,7 +141,7 @@ def test_a_damaged_graph_is_refused(bundle, run, embedded):
     damage(bundle, lambda weights: weights * np.float32(0.7))
     text = (
         r"edits in int8 differ from those of the float32 model: PSNR \d+\.\d dB, tolerance 28 dB; nothing was written. "
-        "Export with --precision fp16 or fp32"
+        "Export with precision fp16 or fp32"
     )
     with pytest.raises(QualityError, match=text):
         check_edit_quality(bundle, run, embedded)
@@ -161,7 +161,7 @@ def test_what_is_within_the_tolerance_passes(precision):
 def test_a_lower_score_is_refused():
     text = (
         "edits in int8 show their prompts less well than those of the float32 model: clip_text 88.00 instead of 90.00, "
-        "tolerance 2% less; nothing was written. Export with --precision fp16 or fp32"
+        "tolerance 2% less; nothing was written. Export with precision fp16 or fp32"
     )
     with pytest.raises(QualityError, match=text):
         check_tolerance("int8", {**GOOD, "clip_text": 88.0})

@@ -177,7 +177,7 @@ def test_a_run_without_snapshots_says_how_to_get_some(refused, tiny_run):
 
 def test_an_unfinished_run_is_refused(refused, tmp_path):
     (tmp_path / ".run.partial").mkdir()
-    refused("it was started but not finished: tune again with --resume", tmp_path / "run", "--prompt", "x")
+    refused("it was started but not finished: tune again with resume", tmp_path / "run", "--prompt", "x")
 
 
 def test_a_damaged_snapshot_is_refused(run_copy):

@@ -221,7 +221,7 @@ def pickled_base(base_copy):
 def test_pickled_weights_are_refused_with_the_flag_that_allows_them(refused, tune_args, pickled_base):
     text = "has only pickled weights (diffusion_pytorch_model.bin); reading a pickle can run code."
     refused(text, *tune_args(base=pickled_base))
-    refused("allow it with --allow-pickle", *tune_args(base=pickled_base))
+    refused("allow it with allow_pickle", *tune_args(base=pickled_base))
 
 
 def test_pickled_weights_are_read_with_the_flag(tav, tune_args, pickled_base, work):
