@@ -25,7 +25,11 @@ def bundle(made_once, tiny_base, clip_path):
         frames = ["--frames", "4", "--stride", "2", "--height", "32", "--width", "48"]
         how = ["--num-train-steps", "3", "--learning-rate", "1e-3", "--seed", "1"]
         with pytest.MonkeyPatch.context() as patch:  # the graph of longer videos has tests of its own
-            patch.setattr(export, "export_bundle", functools.partial(export.export_bundle, windows=False))
+            patch.setattr(
+                export,
+                "export_bundle",
+                functools.partial(export.export_bundle, options=export.ExportOptions(windows=False)),
+            )
             for command in (["tune", *where, *frames, *how], ["export", path / "run", "--out", path / "bundle"]):
                 result = CliRunner().invoke(app, [str(part) for part in command])
                 assert result.exit_code == 0, result.output

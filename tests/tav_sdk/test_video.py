@@ -26,8 +26,8 @@ from tav_sdk.errors import (
     TruncatedVideoError,
     VideoNotFoundError,
 )
+from tav_sdk.video import clip as video_module
 from tav_sdk.video.clip import Video, VideoInfo, probe, read_video
-from tav_sdk.video.clip import clip as video_module
 from tav_sdk.video.writer import WRITERS
 
 
