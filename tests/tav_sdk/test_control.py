@@ -123,7 +123,7 @@ def test_a_control_video_is_read_as_the_clip_is_or_whole(tmp_path, count, indice
 
 @pytest.mark.parametrize(
     ("count", "message"),
-    [(2, "the control video must have a frame for each of the clip's 4"), (6, r"read as the clip is \(start 2, str")],
+    [(2, "^video must have a frame for each of the clip's 4"), (6, r"^video is read as the clip is \(start 2, str")],
 )
 def test_a_control_video_that_is_too_short_is_refused(tmp_path, count, message):
     clip = Video(frames=np.zeros((4, 64, 64, 3), np.uint8), fps=8)
