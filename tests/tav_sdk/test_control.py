@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from tav_sdk.cli.control import _video
+from tav_sdk.edits.control import _video
 from tav_sdk.errors import InputError
+from tav_sdk.request.frames import FrameSelection
 from tav_sdk.video.clip import Video
 from tav_sdk.video.edges import DETECTORS, agreement, canny, soft_edges
 
@@ -113,7 +114,7 @@ def counted(path, count):
 @pytest.mark.parametrize(("count", "indices"), [(4, (0, 1, 2, 3)), (12, (2, 5, 8, 11))])
 def test_a_control_video_is_read_as_the_clip_is_or_whole(tmp_path, count, indices):
     clip = Video(frames=np.zeros((4, 64, 64, 3), np.uint8), fps=8)
-    video = _video(str(counted(tmp_path / "control.mp4", count)), clip, start=2, stride=3)
+    video = _video(str(counted(tmp_path / "control.mp4", count)), clip, FrameSelection(start=2, stride=3))
     np.testing.assert_allclose(video.frames[:, 32, 32, 0], 10 * np.array(indices), atol=3)
 
 
@@ -124,7 +125,7 @@ def test_a_control_video_is_read_as_the_clip_is_or_whole(tmp_path, count, indice
 def test_a_control_video_that_is_too_short_is_refused(tmp_path, count, message):
     clip = Video(frames=np.zeros((4, 64, 64, 3), np.uint8), fps=8)
     with pytest.raises(InputError, match=message):
-        _video(str(counted(tmp_path / "control.mp4", count)), clip, start=2, stride=3)
+        _video(str(counted(tmp_path / "control.mp4", count)), clip, FrameSelection(start=2, stride=3))
 
 
 @pytest.mark.parametrize("function", [canny, soft_edges])
