@@ -171,7 +171,6 @@ def _edit(request: EditRequest, out: Path, job: _Job, *, overwrite: bool) -> Non
     from tav_sdk.pipeline import load
 
     with load(out / BUNDLE) as pipeline, stages() as show:
-        say(f"editing {job.clip.name} on {pipeline.engine} ({pipeline.why})")
         make(request, pipeline, out / EDITS, video=job.clip, overwrite=overwrite, callback=show)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tav_sdk.cli.console import say, stages
+from tav_sdk.cli.console import stages
 from tav_sdk.cli.control import ControlInversionOpt, ControlNetOpt, ControlOpt, ControlScaleOpt, control_options, opened
 from tav_sdk.cli.edit_options import (
     AdapterOpt,
@@ -156,7 +156,6 @@ def edit(
     from tav_sdk.pipeline import load
 
     with load(bundle, engine=engine, cache=not no_cache, adapter_scale=adapter_scale) as pipeline, stages() as show:
-        say(f"editing {video.name} on {pipeline.engine} ({pipeline.why})")
         with opened(request.control, pipeline, engine=engine, show=show) as net:
             make(request, pipeline, out, video=video, controlnet=net, overwrite=overwrite, callback=show)
     say_where(out)

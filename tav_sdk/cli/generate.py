@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tav_sdk.cli.console import say, stages
+from tav_sdk.cli.console import stages
 from tav_sdk.cli.edit_options import (
     AdapterOpt,
     BundleArg,
@@ -73,6 +73,5 @@ def generate(
     from tav_sdk.pipeline import load
 
     with load(bundle, engine=engine, adapter_scale=adapter_scale) as pipeline, stages() as show:
-        say(f"generating on {pipeline.engine} ({pipeline.why})")
         make(request, pipeline, out, overwrite=overwrite, callback=show)
     say_where(out)

@@ -106,6 +106,7 @@ def _edit(
     settings = EditSettings.of(request, pipeline.manifest, pipeline.schedule)
     pipeline.adapter_scale = settings.adapter_scale
     clip = settings.frames.open(path, size=settings.size)
+    _log.info("editing %s on %s (%s)", path.name, pipeline.engine, pipeline.why)
     _tell_windows(pipeline, clip.num_frames)
     with (
         new_folder(out, overwrite=overwrite) as folder,
@@ -183,6 +184,7 @@ def _generate(
 ) -> EditResult:
     settings = GenerateSettings.of(request, pipeline.manifest, pipeline.schedule)
     pipeline.adapter_scale = settings.adapter_scale
+    _log.info("generating on %s (%s)", pipeline.engine, pipeline.why)
     _tell_windows(pipeline, settings.num_frames)
     with new_folder(out, overwrite=overwrite) as folder:
         output = EditOutput(folder, settings.file_format, settings.fps, settings.num_frames)

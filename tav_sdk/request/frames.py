@@ -39,8 +39,7 @@ class FrameSelection:
             value, field = getattr(self, name), f"frames.{name}"
             if value is None or (name == "num_frames" and value == "all"):
                 continue
-            if not check_whole(field, value, least, or_all=name == "num_frames") <= MAX_FRAMES:
-                raise InputError(f"must be at most {MAX_FRAMES}, got {value}", field=field)
+            check_whole(field, value, least, or_all=name == "num_frames")
 
     def open(self, path: str | os.PathLike[str], *, size: tuple[int, int]) -> Clip:
         """The clip: in memory where it fits, decoded once; else on disk, decoded once for each pass over it.
@@ -63,13 +62,17 @@ class FrameSelection:
         return open_clip(path, num_frames=count, start=self.start, stride=self.stride, size=size)
 
 
-def check_whole(field: str, value: Any, least: int, *, or_all: bool = False) -> int:
-    """A whole number of at least ``least``.
+def check_whole(field: str, value: Any, least: int, most: int = MAX_FRAMES, *, or_all: bool = False) -> int:
+    """A whole number from ``least`` to ``most``.
 
     Raises:
         InputError: it is something else.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        expected = f"a whole number of at least {least}{', or all' if or_all else ''}"
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
+        expected = f"a whole number from {least} to {_shown(most)}{', or all' if or_all else ''}"
         raise InputError(f"must be {expected}, got {value!r}", field=field)
     return int(value)
+
+
+def _shown(number: int) -> str:
+    return "2^63 - 1" if number == 2**63 - 1 else str(number)

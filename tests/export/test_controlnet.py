@@ -169,7 +169,7 @@ def test_an_inversion_with_control_is_another_one_and_is_kept_apart(
         ]
     assert (made[0] != made[1]).any()
     np.testing.assert_array_equal(made[1], made[2])
-    assert seen[-1] == "the cache"
+    assert seen[-1] == "cache"
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_a_control_video_of_another_length_or_size_is_refused(exported, feeds):
         for wrong, got in ((frames[:3], "3 frames of 64x64"), (frames[:, :32], "4 frames of 32x64")):
             with pytest.raises(InputError, match=rf"the control video has {got} .*takes 4 of 64x64; read it with"):
                 Control(video=Video(frames=wrong, fps=8), controlnet=net)
-        with pytest.raises(InputError, match=r"the control scale must be from 0 to 10, got -1"):
+        with pytest.raises(InputError, match=r"scale must be from 0 to 10, got -1"):
             Control(video=feeds["video"], controlnet=net, scale=-1)
         with pytest.raises(InputError, match=r"the control must be a Video, got ndarray; Video\(frames=canny"):
             Control(video=frames, controlnet=net)

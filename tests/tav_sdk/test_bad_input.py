@@ -128,7 +128,7 @@ def test_a_size_of_nothing_is_refused(refused, tune_args):
 
 
 def test_an_empty_list_of_prompts_is_refused(refused, tiny_bundle, clip_path, work):
-    text = "the list of prompts is empty; give at least one --prompt"
+    text = "--prompt must be given at least once; say what the new video shows"
     refused(text, "edit", tiny_bundle, "--video", clip_path, "--out", work / "out")
 
 
@@ -147,16 +147,16 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning(tav, edit_args, tiny_bu
 @pytest.mark.parametrize(
     ("option", "value", "text"),
     [
-        ("fps", 0, "--fps must be from 0.01 to 1000, got 0"),
-        ("fps", "nan", "--fps must be from 0.01 to 1000, got nan"),
-        ("seed", -1, "--seed must not be negative, got -1"),
+        ("fps", 0, "--fps must be from 0.01 to 1000 frames per second, got 0"),
+        ("fps", "nan", "--fps must be from 0.01 to 1000 frames per second, got nan"),
+        ("seed", -1, "--seed must be a whole number from 0 to 2^63 - 1, got -1"),
         ("format", "avi", "--format must be mp4, gif or webp, got 'avi'"),
         ("engine", "tpu", "there is no engine 'tpu'; those that work here: auto, "),
-        ("num-inference-steps", 0, "--num-inference-steps must be from 1 to 1000, got 0"),
-        ("num-inversion-steps", 1001, "--num-inversion-steps must be from 1 to 1000, got 1001"),
-        ("adapter-scale", 2.5, "adapter_scale must be from 0 (the base) to 2, got 2.5; 1 is as it was tuned"),
-        ("adapter-scale", "nan", "adapter_scale must be from 0 (the base) to 2, got nan"),
-        ("correction", "null-text", "there is no correction 'null-text'; choose one of none, negative-prompt, direct"),
+        ("num-inference-steps", 0, "--num-inference-steps must be a whole number from 1 to 1000, got 0"),
+        ("num-inversion-steps", 1001, "--num-inversion-steps must be a whole number from 1 to 1000, got 1001"),
+        ("adapter-scale", 2.5, "--adapter-scale must be from 0 (the base) to 2, got 2.5; 1 is as it was tuned"),
+        ("adapter-scale", "nan", "--adapter-scale must be from 0 (the base) to 2, got nan"),
+        ("correction", "null-text", "--correction must be none, negative-prompt or direct, got 'null-text'"),
     ],
 )
 def test_a_number_or_name_out_of_range_is_refused_before_the_work(refused, edit_args, tiny_bundle, option, value, text):
@@ -164,11 +164,9 @@ def test_a_number_or_name_out_of_range_is_refused_before_the_work(refused, edit_
 
 
 def test_a_correction_refuses_what_it_has_no_place_for(refused, edit_args, tiny_bundle):
-    text = (
-        "--correction negative-prompt has the clip's caption in the negative prompt's place, got --negative-prompt 'x'"
-    )
+    text = "--negative-prompt must be empty with the correction negative-prompt, got 'x'"
     refused(text, *edit_args(tiny_bundle, correction="negative-prompt", **{"negative-prompt": "x"}))
-    text = "--correction direct needs as many steps of inversion as of sampling, got 3 and 2"
+    text = "--num-inference-steps must be 3 with the correction direct, as many steps as of inversion, got 2"
     refused(text, *edit_args(tiny_bundle, correction="direct", **{"num-inversion-steps": 3, "num-inference-steps": 2}))
 
 
@@ -301,7 +299,7 @@ def test_a_link_that_leaves_the_bundle_is_refused(refused, edit_args, bundle_cop
 
 def test_a_newer_bundle_is_refused(refused, edit_args, bundle_copy, edit_manifest):
     edit_manifest(lambda manifest: manifest.update(format_version=4, something_new=True))
-    text = "has format 3, this version reads up to 2; update with: pip install --upgrade tav-sdk"
+    text = "has format 4, this version reads up to 3; update with: pip install --upgrade tav-sdk"
     refused(text, *edit_args(bundle_copy))
 
 

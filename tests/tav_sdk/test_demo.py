@@ -79,7 +79,7 @@ def test_a_folder_with_something_in_it_is_kept(tav, work):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (("--num-inference-steps", 0), "--num-inference-steps must be from 1 to 1000, got 0"),
+        (("--num-inference-steps", 0), "--num-inference-steps must be a whole number from 1 to 1000, got 0"),
         (("--edit", " "), "an --edit is empty; say what the new video shows"),
         (("--sample", "pig-grass", "--video", "clip.mp4", "--prompt", "x"), "give --sample or --video, not both"),
         (("--video", "nowhere.mp4", "--prompt", "x"), "nowhere.mp4"),

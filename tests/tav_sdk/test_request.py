@@ -61,15 +61,15 @@ CASES: dict[str, Case] = {
     ),
     "inversion steps": (
         lambda _: InvertOptions(num_inversion_steps=0),
-        "num_inversion_steps must be a whole number of at least 1, got 0",
+        "num_inversion_steps must be a whole number from 1 to 1000, got 0",
         ["--num-inversion-steps", 0],
-        "--num-inversion-steps must be a whole number of at least 1, got 0",
+        "--num-inversion-steps must be a whole number from 1 to 1000, got 0",
     ),
     "sampling steps": (
         lambda _: SampleOptions(num_inference_steps=1001),
-        "num_inference_steps must be from 1 to 1000, got 1001",
+        "num_inference_steps must be a whole number from 1 to 1000, got 1001",
         ["--num-inference-steps", 1001],
-        "--num-inference-steps must be from 1 to 1000, got 1001",
+        "--num-inference-steps must be a whole number from 1 to 1000, got 1001",
     ),
     "a correction": (
         lambda _: InvertOptions(correction="null"),  # type: ignore[arg-type]
@@ -91,9 +91,9 @@ CASES: dict[str, Case] = {
     ),
     "a posterior seed": (
         lambda _: InvertOptions(posterior_seed=2**63),
-        "posterior_seed must be from 0 to 2^63 - 1, got 9223372036854775808",
+        "posterior_seed must be a whole number from 0 to 2^63 - 1, got 9223372036854775808",
         ["--seed", 2**63],
-        "--seed must be from 0 to 2^63 - 1, got 9223372036854775808",
+        "--seed must be a whole number from 0 to 2^63 - 1, got 9223372036854775808",
     ),
     "guidance": (
         lambda _: SampleOptions(guidance_scale=float("nan")),
@@ -129,15 +129,15 @@ CASES: dict[str, Case] = {
     ),
     "frames": (
         lambda _: FrameSelection(num_frames=0),
-        "num_frames must be a whole number of at least 1, or all, got 0",
+        "num_frames must be a whole number from 1 to 1000000, or all, got 0",
         ["--frames", 0],
-        "--frames must be a whole number of at least 1, or all, got 0",
+        "--frames must be a whole number from 1 to 1000000, or all, got 0",
     ),
     "too many frames": (
         lambda _: FrameSelection(start=1_000_001),
-        "start must be at most 1000000, got 1000001",
+        "start must be a whole number from 0 to 1000000, got 1000001",
         ["--start", 1_000_001],
-        "--start must be at most 1000000, got 1000001",
+        "--start must be a whole number from 0 to 1000000, got 1000001",
     ),
     "frames without numbers": (
         lambda folder: FrameSelection().open(folder, size=(8, 8)),
