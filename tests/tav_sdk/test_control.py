@@ -137,7 +137,7 @@ def test_what_are_no_frames_is_refused(frames, function):
 def test_a_bundle_without_control_says_how_to_export_it(edit):
     result = edit("--control", "canny", "--controlnet", "pocket")
     assert result.exit_code == 2
-    assert "takes no control; export its run again with --control" in result.stderr
+    assert "takes no control; export its run again with control" in result.stderr
 
 
 def test_a_bundle_without_control_gives_none_to_another(tav, tiny_run, tiny_bundle, tmp_path):

@@ -104,7 +104,7 @@ def test_overwriting_replaces_all_of_a_folder(tmp_path):
 
 def test_a_folder_with_files_is_refused(tmp_path):
     fill(tmp_path / "out", "old")
-    with pytest.raises(OutputError, match=r"out is not empty; choose another folder, or replace it with --overwrite"):
+    with pytest.raises(OutputError, match=r"out is not empty; choose another folder, or set overwrite to replace"):
         fill(tmp_path / "out")
 
 

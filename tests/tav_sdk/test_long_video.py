@@ -301,7 +301,7 @@ def test_edit_of_all_frames(tav, tiny_bundle, clip_path, tmp_path):
     streamed = tmp_path / "streamed"
     result = tav("edit", tiny_bundle, "--video", clip_path, *how, "--stream", "--out", streamed)
     assert result.exit_code == 0, result.stderr
-    assert "can be watched while it grows" in result.stderr
+    assert "watch the video as it grows" in result.stderr
     assert read_video(streamed / "00.mp4").num_frames == 10
 
 

@@ -171,8 +171,8 @@ def test_info_on_a_model_that_is_not_in_the_cache_says_what_fetches_it(tav, monk
     result = tav("info", ID, "--revision", "fp32")
     assert result.exit_code == 2
     assert result.stderr == (
-        f"error: there is nothing at {ID}, and as a Hugging Face id it is not in the cache, where alone tav info "
-        f"looks; tav plan --base {ID} --revision fp32 fetches its configurations, tav tune all of it\n"
+        f"error: there is nothing at {ID}, and no model of that id in the Hugging Face cache; tav info "
+        f"downloads nothing. tav plan --base {ID} --revision fp32 fetches its configurations, tav tune all of it\n"
     )
 
 

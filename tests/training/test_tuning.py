@@ -216,7 +216,7 @@ def test_a_size_that_the_base_cannot_take_is_refused(config):
 def test_a_folder_that_is_not_empty_is_refused(config, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match="is not empty; choose another folder, or replace it with --overwrite"):
+    with pytest.raises(OutputError, match="is not empty; choose another folder, or set overwrite to replace"):
         tune(config)
     assert (tmp_path / "run" / "mine.txt").read_text() == "mine"
 
