@@ -27,6 +27,7 @@ PROVIDERS = {
 _log = logging.getLogger(__name__)
 _NO_BF16 = Obstacle(reason="has no bfloat16 kernels", fits=False, fix="choose openvino-cpu, or an engine on a GPU")
 _GPU = 'pip install "tav-sdk[gpu]", then pip install --force-reinstall --no-deps onnxruntime-gpu'
+_REPAIR = "Put its files back: pip install --force-reinstall --no-deps onnxruntime, or onnxruntime-gpu if you use that."
 _FIXES = {
     "onnxruntime-tensorrt": f"{_GPU}. It needs TensorRT's libraries and an NVIDIA GPU as well.",
     "onnxruntime-tensorrt-rtx": "Needs a build of ONNX Runtime with the NvTensorRtRtx provider and an RTX GPU.",
@@ -88,10 +89,14 @@ class OrtBackend:
         if importlib.util.find_spec("onnxruntime") is None:
             detail = "onnxruntime is not installed"
             return EngineStatus(engine=engine, runs=False, builds=False, detail=detail, fix=_FIXES[engine])
-        import onnxruntime
+        try:
+            import onnxruntime
 
-        version = f"ONNX Runtime {onnxruntime.__version__}"
-        if PROVIDERS[engine] not in onnxruntime.get_available_providers():
+            version, providers = f"ONNX Runtime {onnxruntime.__version__}", onnxruntime.get_available_providers()
+        except (ImportError, AttributeError) as error:  # onnxruntime and onnxruntime-gpu remove each other's files
+            detail = f"onnxruntime is installed, but cannot be used: {error}"
+            return EngineStatus(engine=engine, runs=False, builds=False, detail=detail, fix=_REPAIR)
+        if PROVIDERS[engine] not in providers:
             detail = f"{version} here has no {PROVIDERS[engine]}"
             return EngineStatus(engine=engine, runs=False, builds=False, detail=detail, fix=_FIXES[engine])
         return EngineStatus(engine=engine, runs=True, builds=True, detail=version)

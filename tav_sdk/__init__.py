@@ -22,23 +22,43 @@ if TYPE_CHECKING:
     from tav_sdk.engines.select import available_engines as available_engines
     from tav_sdk.errors import CancelledError as CancelledError
     from tav_sdk.errors import TavError as TavError
+    from tav_sdk.pipeline.controlnet import Control as Control
+    from tav_sdk.pipeline.controlnet import ControlNet as ControlNet
     from tav_sdk.pipeline.pipeline import Pipeline as Pipeline
     from tav_sdk.pipeline.pipeline import load as load
     from tav_sdk.progress import StepProgress as StepProgress
+    from tav_sdk.request.edit_request import EditRequest as EditRequest
+    from tav_sdk.request.edit_request import GenerateRequest as GenerateRequest
+    from tav_sdk.request.frames import FrameSelection as FrameSelection
+    from tav_sdk.request.options import ControlOptions as ControlOptions
+    from tav_sdk.request.options import InvertOptions as InvertOptions
+    from tav_sdk.request.options import SampleOptions as SampleOptions
+    from tav_sdk.request.settings import EditSettings as EditSettings
     from tav_sdk.video.clip import Video as Video
     from tav_sdk.video.clip import probe as probe
     from tav_sdk.video.clip import read_video as read_video
     from tav_sdk.video.file import VideoFile as VideoFile
+    from tav_sdk.video.writer import VideoWriter as VideoWriter
 
 _HOMES = {
     "CancelledError": "errors",
+    "Control": "pipeline.controlnet",
+    "ControlNet": "pipeline.controlnet",
+    "ControlOptions": "request.options",
     "DDIMSchedule": "diffusion.schedule",
+    "EditRequest": "request.edit_request",
+    "EditSettings": "request.settings",
+    "FrameSelection": "request.frames",
+    "GenerateRequest": "request.edit_request",
     "Inversion": "diffusion.inversion",
+    "InvertOptions": "request.options",
     "Pipeline": "pipeline.pipeline",
+    "SampleOptions": "request.options",
     "StepProgress": "progress",
     "TavError": "errors",
     "Video": "video.clip",
     "VideoFile": "video.file",
+    "VideoWriter": "video.writer",
     "available_engines": "engines.select",
     "load": "pipeline.pipeline",
     "probe": "video.clip",
@@ -46,13 +66,23 @@ _HOMES = {
 }
 __all__ = [
     "CancelledError",
+    "Control",
+    "ControlNet",
+    "ControlOptions",
     "DDIMSchedule",
+    "EditRequest",
+    "EditSettings",
+    "FrameSelection",
+    "GenerateRequest",
     "Inversion",
+    "InvertOptions",
     "Pipeline",
+    "SampleOptions",
     "StepProgress",
     "TavError",
     "Video",
     "VideoFile",
+    "VideoWriter",
     "available_engines",
     "load",
     "probe",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -43,6 +45,28 @@ class Inversion:
     correction: Correction = "none"
     offsets: np.ndarray | None = field(default=None, repr=False)
     start_timestep: int | None = None
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it to one ``.safetensors`` file; see :func:`~tav_sdk.diffusion.inversion_file.save_inversion`.
+
+        Raises:
+            InputError: another suffix.
+            OutputError: the file cannot be written.
+        """
+        from tav_sdk.diffusion.inversion_file import save_inversion
+
+        return save_inversion(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Inversion:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: there is no such file, or it holds no inversion.
+        """
+        from tav_sdk.diffusion.inversion_file import load_inversion
+
+        return load_inversion(path)
 
 
 def ddim_invert(

@@ -2,7 +2,9 @@
 
 import importlib.metadata
 import json
-from types import SimpleNamespace
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -193,6 +195,23 @@ def test_doctor_notices_two_packages_of_onnx_runtime(tav, installed, packages, p
 def test_doctor_has_no_note_on_one_package(tav, installed, packages, providers):
     installed(packages, providers)
     assert json.loads(tav("doctor", "--json").stdout)["notes"] == []
+
+
+def test_doctor_works_where_onnx_runtime_is_half_removed(tav, monkeypatch):
+    """What is left when pip uninstalls one of the two packages: a folder without its ``__init__.py``."""
+    left = ModuleType("onnxruntime")
+    left.__spec__ = ModuleSpec("onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", left)
+    result = tav("doctor", "--json")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    cpu = next(engine for engine in facts["engines"] if engine["engine"] == "onnxruntime-cpu")
+    assert (cpu["runs"], cpu["builds"]) == (False, False)
+    assert cpu["detail"].startswith(
+        "onnxruntime is installed, but cannot be used: module 'onnxruntime' has no attribute"
+    )
+    assert "pip install --force-reinstall --no-deps onnxruntime" in cpu["fix"]
+    assert facts["notes"][0].endswith("Put them back: pip install --force-reinstall --no-deps onnxruntime")
 
 
 def test_cuda_is_loaded_from_packages_where_they_are(monkeypatch):
