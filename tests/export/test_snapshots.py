@@ -90,8 +90,8 @@ def test_a_clip_that_is_gone_or_another_is_refused(run_copy, tmp_path, clip_path
 
     record = json.loads((run_copy / "run.json").read_text())
     for change, text in (
-        ({"video": str(tmp_path / "gone.mp4")}, r"gone.mp4.*; give the run's clip with --video"),
-        ({"start": 3}, "clip.mp4 is another clip than the run was tuned on; give that one with --video"),
+        ({"video": str(tmp_path / "gone.mp4")}, r"gone.mp4.*; give the run's clip as video"),
+        ({"start": 3}, "clip.mp4 is not the clip that the run was tuned on; give that one as video"),
     ):
         config = {**record["config"], **change}
         (run_copy / "run.json").write_text(json.dumps({**record, "config": config}))
