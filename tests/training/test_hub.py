@@ -139,7 +139,7 @@ def test_without_network_it_says_what_was_tried(monkeypatch):
     with pytest.raises(BaseModelError) as refused:
         PretrainedBase(ID, revision="fp32")
     assert str(refused.value) == (
-        f"there is no folder or file {ID}, and as a Hugging Face id at fp32 it cannot be had: tried the cache and the "
+        f"there is no folder or file {ID}, and as a Hugging Face id at fp32 it cannot be got: tried the cache and the "
         "Hugging Face hub; LocalEntryNotFoundError: Cannot find an appropriate cached snapshot folder. Check the name "
         "and the network, and, for models that ask for it, log in with hf auth login; or download the model where "
         "there is a network and give its folder"
