@@ -210,6 +210,7 @@ def run(options: argparse.Namespace) -> str:
     settings = settings_of(base, options)
     seeds = [options.seed + index for index in range(options.seeds)]
     judge, entries, shown, costs = Judge(), [], {}, None
+    first: ClipEditor | None = None
     for sample in list(sample_clips().values())[: options.clips]:
         editor = ClipEditor(base, sample, chosen_edits(sample.name, options.edits))
         if costs is None:
@@ -231,6 +232,7 @@ def run(options: argparse.Namespace) -> str:
     result = {"settings": settings, "seeds": seeds, "costs": costs, "summary": summaries, "edits": entries}
     write_json(str(options.out / "ablation.json"), {"benchmark": "ablation", **result}, options)
     write_text(options.out / "ablation.md", text)
+    assert first is not None
     write_sheets(options.out, rows, first.clip.frames, first.sample.caption, shown)
     return text
 

@@ -78,6 +78,7 @@ def export(work: Path, size: str) -> Details:
     def callback(progress: StepProgress) -> None:
         nonlocal last
         now = time.perf_counter()
+        assert progress.item is not None
         details[progress.item.name], last = now - last, now
 
     export_bundle(work / RUN, work / BUNDLE, ExportOptions(windows=False), overwrite=True, callback=callback)

@@ -87,11 +87,12 @@ def export(folder: Path, size: str) -> dict[str, Any]:
 
 def opened(folder: Path, candidate: str) -> dict[str, float]:
     """Seconds to open, twice, and GB of peak memory after a run."""
-    feeds, seconds = _feeds(folder), []
+    feeds, seconds, one = _feeds(folder), [], None
     for _ in range(2):
         began = time.perf_counter()
         one = session(folder, candidate)
         seconds.append(time.perf_counter() - began)
+    assert one is not None
     one.run(None, feeds)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return {"open": min(seconds), "peak_gb": peak}

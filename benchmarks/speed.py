@@ -13,12 +13,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__" and not __package__:  # run by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import progress
 from benchmarks.models import SIZES, write_base
+from tav_sdk.bundle.precision import Precision
 from tav_sdk.export import ExportOptions, export_bundle
 from tav_sdk.pocket import sample_clips
 from tav_sdk.training import TuneConfig, load_run, tune
@@ -26,14 +28,16 @@ from tav_sdk.training import TuneConfig, load_run, tune
 SIZES_HERE = ("pocket", *SIZES)
 
 
-def prepare(size: str, work: Path, *, precision: str = "fp32", num_frames: int | None = None) -> tuple[Path, Path]:
+def prepare(
+    size: str, work: Path, *, precision: Precision = "fp32", num_frames: int | None = None
+) -> tuple[Path, Path]:
     """The bundle and the run to measure, made if they are not there."""
     sample = next(iter(sample_clips().values()))
     name = size if num_frames is None else f"{size}-{num_frames}"
     run, bundle = work / f"{name}-run", work / f"{name}-{precision}"
     if not run.exists():
         progress("making the base and the run")
-        given = {"num_frames": num_frames} if num_frames else {}
+        given: dict[str, Any] = {"num_frames": num_frames} if num_frames else {}
         if size == "pocket":
             base = "pocket"
         else:

@@ -91,7 +91,7 @@ def swap(work: Path, rounds: int) -> dict[str, Any]:
     with tav_sdk.load(work / BUNDLE, engine=ENGINE, verify=False) as pipeline:
         feeds, seconds, calls = _feeds(pipeline), [], []
         first = pipeline.unet(*feeds)
-        other = first
+        result = other = first
         for index in range(2 * rounds):
             began = time.perf_counter()
             pipeline.swap(work / (BUNDLE if index % 2 else OTHER_BUNDLE), verify=False)

@@ -28,7 +28,9 @@ if __name__ == "__main__" and not __package__:  # run by its path
 
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
+from transformers import CLIPTextModel
 
 from benchmarks import interleave, progress, spread, table, write_json
 from benchmarks.demo_clip import render_clip
@@ -57,8 +59,8 @@ class ReleasedLoop:
     def __init__(
         self,
         model: VideoUNet,
-        vae: nn.Module,
-        text_encoder: nn.Module,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
         pixels: Tensor,
         input_ids: Tensor,
         config: TuneConfig,
@@ -87,9 +89,9 @@ class ReleasedLoop:
         """One update; returns the loss."""
         # The SDK's random numbers: one generator per step, posterior first.
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.steps_done)
-        posterior = self.vae.encode(self.pixels).latent_dist  # (f, c, h, w)
+        posterior = self.vae.encode(self.pixels).latent_dist  # (f, c, h, w)  # pyright: ignore[reportAttributeAccessIssue]
         mean, std = (x.transpose(0, 1)[None] for x in (posterior.mean, posterior.std))  # (1, c, f, h, w)
-        latents = (mean + std * torch.randn(mean.shape, generator=generator)) * self.vae.config.scaling_factor
+        latents = (mean + std * torch.randn(mean.shape, generator=generator)) * self.vae.config["scaling_factor"]
         noise = torch.randn(latents.shape, generator=generator)
         timestep = torch.randint(len(self.alphas_cumprod), (), generator=generator)
         alpha = self.alphas_cumprod[timestep]

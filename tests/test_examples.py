@@ -31,7 +31,9 @@ def test_02_tunes_and_exports(tiny_base, clip_path, tmp_path, monkeypatch, capsy
 
     options = ("--base", tiny_base, "--video", clip_path, "--frames", 2, "--size", 32, "--steps", 1)
     name = "02_tune_and_export.py"
-    monkeypatch.setattr(export, "export_bundle", functools.partial(export.export_bundle, windows=False))
+    monkeypatch.setattr(
+        export, "export_bundle", functools.partial(export.export_bundle, options=export.ExportOptions(windows=False))
+    )
     monkeypatch.setattr(sys, "argv", [name, *map(str, options)])
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")

@@ -40,7 +40,7 @@ def open_control(
     if options is None:
         yield None
         return
-    video = _video(options.video, clip, frames)
+    video = control_video(options.video, clip, frames)
     if controlnet is not None:
         yield _fitting(video, controlnet, options, pipeline)
         return
@@ -53,8 +53,12 @@ def _fitting(video: Video, controlnet: ControlNet, options: ControlOptions, pipe
     return Control(video=video, controlnet=controlnet, scale=options.scale)
 
 
-def _video(control: str | Path, clip: Clip, frames: FrameSelection) -> Video:
-    """The control video: frame for frame beside the clip."""
+def control_video(control: str | Path, clip: Clip, frames: FrameSelection) -> Video:
+    """The control video: frame for frame beside the clip.
+
+    Raises:
+        InputError: it has not the frames that it needs.
+    """
     if str(control) in DETECTORS:
         (pictures,) = clip.chunks(clip.num_frames)
         return Video(frames=DETECTORS[str(control)](pictures), fps=clip.fps)

@@ -11,11 +11,12 @@ import pytest
 from tav_sdk.cache.store import Cache
 from tav_sdk.engines import Graph, TensorSpec, Weights
 from tav_sdk.engines.backend import NOT_BUILT
+from tav_sdk.engines.trt import api, backend, cuda, plan_cache
+from tav_sdk.engines.trt import build as trt_build
+from tav_sdk.engines.trt import engine as trt
 from tav_sdk.engines.trt.api import MODULES, Flavour, load
 from tav_sdk.engines.trt.backend import BACKEND
-from tav_sdk.engines.trt.engine import TrtEngine, api, backend, cuda, plan_cache
-from tav_sdk.engines.trt.engine import build as trt_build
-from tav_sdk.engines.trt.engine import engine as trt
+from tav_sdk.engines.trt.engine import TrtEngine
 from tav_sdk.engines.trt.plan import explain_refusal
 from tav_sdk.engines.trt.profiles import choose_profile
 from tav_sdk.errors import EngineError, InputError, MissingExtraError, TavError

@@ -10,10 +10,10 @@ import pytest
 
 from tav_sdk.cache.store import Cache
 from tav_sdk.engines import Graph, TensorSpec
+from tav_sdk.engines.trt import build as trt_build
+from tav_sdk.engines.trt import cuda, plan_cache
 from tav_sdk.engines.trt.api import Flavour, Log, load
 from tav_sdk.engines.trt.build import BuildOptions, build_plan
-from tav_sdk.engines.trt.engine import build as trt_build
-from tav_sdk.engines.trt.engine import cuda, plan_cache
 from tav_sdk.engines.trt.plan_cache import PLAN_FILE, find_plan, has_plan, make_plan, plan_facts
 from tav_sdk.engines.trt.profiles import profiles_of
 from tav_sdk.errors import EngineError, InputError, OutputError

@@ -24,7 +24,7 @@ def latents(pipeline, seed=0):
 
 def predicted(pipeline):
     states = pipeline.encode_prompt("a red square")
-    return pipeline._unet(latents(pipeline), np.asarray(500), states)
+    return pipeline.unet(latents(pipeline), np.asarray(500), states)
 
 
 # --- export ---------------------------------------------------------------------------------------------------------
@@ -182,7 +182,8 @@ def test_pipelines_on_one_base_share_their_engines(tiny_bundle, other_bundle):
         tav_sdk.load(other_bundle, engine="onnxruntime-cpu") as two,
     ):
         before, other = predicted(one), predicted(two)
-        assert one._engines["unet"].engine is two._engines["unet"].engine
+        assert one.engines.engine("unet") is not None
+        assert one.engines.engine("unet") is two.engines.engine("unet")
         assert np.abs(before - other).max() > 1e-4
         two.close()
         np.testing.assert_array_equal(predicted(one), before)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -23,7 +24,7 @@ def make_controlnet(base, folder, **changes):
     unet = PretrainedBase(base).load_unet()
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        embedding = {"conditioning_embedding_out_channels": (4, 8, 8, 16)}
+        embedding: dict[str, Any] = {"conditioning_embedding_out_channels": (4, 8, 8, 16)}
         model = diffusers.ControlNetModel.from_unet(unet, **embedding | changes)
         for name, parameter in model.named_parameters():
             if name.startswith(

@@ -1,5 +1,7 @@
 """What a graph has to compute, and what this machine can."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -63,7 +65,9 @@ def test_the_machine_multiplies_and_copies(monkeypatch):
 
 def test_explicit_products_are_attention():
     query, key, value = torch.randn(3, 2, 4, 5, 8).unbind(0)
-    for how in ({}, {"is_causal": True}, {"scale": 0.3}, {"attn_mask": torch.ones(5, 5, dtype=torch.bool).tril(1)}):
+    mask = torch.ones(5, 5, dtype=torch.bool).tril(1)
+    cases: tuple[dict[str, Any], ...] = ({}, {"is_causal": True}, {"scale": 0.3}, {"attn_mask": mask})
+    for how in cases:
         expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, **how)
         torch.testing.assert_close(explicit_attention(query, key, value, **how), expected)
 

@@ -91,6 +91,7 @@ def test_the_manifest_says_of_each_graph_what_it_computes_in(fp16_bundle):
     for name in ("unet", "windowed_unet"):
         assert manifest.graphs[name].kept == ("sinusoids", "conv_in", "conv_out")
     for graph in manifest.graphs.values():
+        assert graph.parity_max_abs is not None
         assert 0 < graph.parity_max_abs < TOLERANCES[graph.precision]
 
 
@@ -119,10 +120,12 @@ def test_tuned_weights_are_half_and_inputs_of_the_graph(fp16_bundle, tiny_bundle
 def test_tuning_is_scaled_in_half(fp16_bundle, tiny_bundle):
     bundles = [Bundle(path) for path in (fp16_bundle, tiny_bundle)]
     assert {tensor.dtype for tensor in bundles[0].manifest.graphs["unet"].untuned} == {"float16"}
-    half, full = (bundle.weights(0.5).tensors for bundle in bundles)
-    for name, tensor in half.items():
+    half, full = (bundle.weights(0.5) for bundle in bundles)
+    assert half is not None
+    assert full is not None
+    for name, tensor in half.tensors.items():
         assert tensor.dtype == np.float16
-        np.testing.assert_allclose(tensor, full[name], rtol=2e-3, atol=1e-6)
+        np.testing.assert_allclose(tensor, full.tensors[name], rtol=2e-3, atol=1e-6)
 
 
 def test_inputs_and_outputs_are_those_of_float32(fp16_bundle, tiny_bundle):
@@ -135,6 +138,7 @@ def test_another_clip_is_exported_onto_it(fp16_bundle, other_run, tmp_path):
     from safetensors.numpy import load_file
 
     weights = Bundle(export_clip(other_run, tmp_path / "out", bundle=fp16_bundle)).weights()
+    assert weights is not None
     tuned = load_file(other_run / "tuned.safetensors")
     for name, tensor in weights.tensors.items():
         np.testing.assert_array_equal(tensor, tuned[name].astype(np.float16))
@@ -219,7 +223,7 @@ def test_a_timestep_that_half_precision_cannot_hold_makes_no_difference(timestep
     model, here = small_unet(), unet_contract("bf16")
     feeds = here.dummy_feeds() | {"timestep": np.asarray(timestep)}
     seen = []
-    model.time_embedding.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model.get_submodule("time_embedding").register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     full = evaluate(model, here, feeds).outputs["out_sample"]
     to_half(model, "bf16", kept_islands("unet", "bf16"))
     half = evaluate(model, here, feeds).outputs["out_sample"]
@@ -288,7 +292,7 @@ def test_an_unknown_precision_lists_those_that_are_known():
     with pytest.raises(ConfigError, match=text):
         check_precision("fp8")
     with pytest.raises(ConfigError, match=text):
-        ExportOptions(precision="fp8")
+        ExportOptions(precision="fp8")  # pyright: ignore[reportArgumentType]
 
 
 def test_the_command_line_refuses_an_unknown_precision(tav, tiny_run, tmp_path):

@@ -1,4 +1,5 @@
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from tav_sdk.bundle.tuned_weights import check_adapter_scale, is_in_base, scale_tensors, scale_tuned_weights
@@ -13,7 +14,7 @@ QUERY, OUTPUT, INNER = (
 )
 
 
-def array(*values, dtype=np.float32):
+def array(*values: float, dtype: npt.DTypeLike = np.float32) -> np.ndarray:
     return np.array(values, np.float32).astype(dtype)
 
 

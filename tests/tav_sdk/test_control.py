@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from tav_sdk.cli.control import _video
+from tav_sdk.edits.control import control_video
 from tav_sdk.errors import InputError
+from tav_sdk.request import FrameSelection
 from tav_sdk.video.clip import Video
 from tav_sdk.video.edges import DETECTORS, agreement, canny, soft_edges
 
@@ -79,19 +80,22 @@ def edit(tav, tiny_bundle, clip_path, tmp_path):
         (("--control-inversion",), "--control-inversion was given without --control"),
         (
             ("--control", "gone.mp4", "--controlnet", "pocket"),
-            "there is no control video gone.mp4; give a file, or one of canny, soft-edges",
+            "--control must be a file, or one of canny, soft-edges; there is no file gone.mp4",
         ),
         (
             ("--control", "canny", "--controlnet", "pocket", "--control-scale", "-1"),
-            "--control-scale must be from 0 to 10, got -1",
+            "--control-scale must be from 0 to 10, got -1.0",
         ),
-        (("--control", "canny", "--controlnet", "gone"), "there is no ControlNet folder gone"),
+        (
+            ("--control", "canny", "--controlnet", "gone"),
+            "--controlnet must be pocket or a folder that tav export-controlnet wrote; gone is no folder",
+        ),
         (("--control", "canny", "--controlnet", "tests"), "there is no exported ControlNet at tests"),
         (
             ("--correction", "negative-prompt", "--guidance-scale", "1"),
-            "acts through guidance, which --guidance-scale 1 switches off",
+            "--guidance-scale must be above 1 with the correction negative-prompt, got 1",
         ),
-        (("--fast", "--correction", "direct"), "so --correction direct does not fit it"),
+        (("--fast", "--correction", "direct"), "--correction cannot be direct with a fast inversion"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(edit, options, message, tmp_path, monkeypatch):
@@ -113,18 +117,18 @@ def counted(path, count):
 @pytest.mark.parametrize(("count", "indices"), [(4, (0, 1, 2, 3)), (12, (2, 5, 8, 11))])
 def test_a_control_video_is_read_as_the_clip_is_or_whole(tmp_path, count, indices):
     clip = Video(frames=np.zeros((4, 64, 64, 3), np.uint8), fps=8)
-    video = _video(str(counted(tmp_path / "control.mp4", count)), clip, start=2, stride=3)
+    video = control_video(counted(tmp_path / "control.mp4", count), clip, FrameSelection(start=2, stride=3))
     np.testing.assert_allclose(video.frames[:, 32, 32, 0], 10 * np.array(indices), atol=3)
 
 
 @pytest.mark.parametrize(
     ("count", "message"),
-    [(2, "the control video must have a frame for each of the clip's 4"), (6, r"read as the clip is \(start 2, str")],
+    [(2, "^video must have a frame for each of the clip's 4"), (6, r"^video is read as the clip is \(start 2, str")],
 )
 def test_a_control_video_that_is_too_short_is_refused(tmp_path, count, message):
     clip = Video(frames=np.zeros((4, 64, 64, 3), np.uint8), fps=8)
     with pytest.raises(InputError, match=message):
-        _video(str(counted(tmp_path / "control.mp4", count)), clip, start=2, stride=3)
+        control_video(counted(tmp_path / "control.mp4", count), clip, FrameSelection(start=2, stride=3))
 
 
 @pytest.mark.parametrize("function", [canny, soft_edges])

@@ -17,7 +17,9 @@ def no_windows(monkeypatch):
     """Exports leave out the graph of longer videos, which takes as long as the rest and which no demo runs."""
     from tav_sdk import export
 
-    monkeypatch.setattr(export, "export_bundle", functools.partial(export.export_bundle, windows=False))
+    monkeypatch.setattr(
+        export, "export_bundle", functools.partial(export.export_bundle, options=export.ExportOptions(windows=False))
+    )
 
 
 def test_it_writes_the_source_the_edits_a_sheet_and_a_report(tav, work, no_windows):

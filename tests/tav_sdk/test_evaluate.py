@@ -33,17 +33,17 @@ class Constant:
     """A CLIP to which all frames and all prompts are the same."""
 
     def embed_frames(self, frames):
-        return np.tile(np.float32([0.6, 0.8]), (len(frames), 1))
+        return np.tile(np.array([0.6, 0.8], np.float32), (len(frames), 1))
 
     def embed_text(self, prompts):
-        return np.tile(np.float32([1, 0]), (len(prompts), 1))
+        return np.tile(np.array([1, 0], np.float32), (len(prompts), 1))
 
 
 # --- CLIP -----------------------------------------------------------------------------------------------------------
 
 
 def test_identical_frames_are_wholly_consistent():
-    frames = np.tile(np.float32([0.6, 0.8]), (4, 1))
+    frames = np.tile(np.array([0.6, 0.8], np.float32), (4, 1))
     assert clip_frame(frames) == pytest.approx(100)
     assert clip_adjacent(frames) == pytest.approx(100)
 
@@ -53,17 +53,17 @@ def test_orthogonal_frames_are_not_consistent_at_all():
 
 
 def test_all_pairs_and_adjacent_pairs_are_two_measures():
-    frames = np.float32([[1, 0], [1, 0], [0, 1]])
+    frames = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
     assert clip_frame(frames) == pytest.approx(100 / 3)
     assert clip_adjacent(frames) == pytest.approx(50)
 
 
 def test_the_text_score_is_a_mean_over_frames():
-    assert clip_text(np.float32([[1, 0], [0.6, 0.8]]), np.float32([1, 0])) == pytest.approx(80)
+    assert clip_text(np.array([[1, 0], [0.6, 0.8]], np.float32), np.array([1, 0], np.float32)) == pytest.approx(80)
 
 
 def test_lengths_of_embeddings_do_not_count():
-    assert clip_text(np.float32([[3, 0]]), np.float32([7, 0])) == pytest.approx(100)
+    assert clip_text(np.array([[3, 0]], np.float32), np.array([7, 0], np.float32)) == pytest.approx(100)
 
 
 def test_a_single_frame_has_no_consistency():

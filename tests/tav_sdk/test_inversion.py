@@ -5,6 +5,7 @@ from tav_sdk.diffusion.inversion import ddim_invert, direct_offsets, multistep_i
 from tav_sdk.diffusion.sampling import ddim_sample
 from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.errors import CancelledError, InputError
+from tav_sdk.progress import StepProgress
 
 SCHEDULE = DDIMSchedule(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False
@@ -65,7 +66,12 @@ def test_sampling_without_guidance_reconstructs_the_latents():
 def trajectory(schedule, steps):
     """The latents of an inversion, clean first: ``(steps + 1, 1, c, f, h, w)``."""
     latents = [source()]
-    ddim_invert(smooth_unet, source(), STATES, schedule, steps, lambda step: latents.append(step.latents))
+
+    def keep(step: StepProgress) -> None:
+        assert step.latents is not None
+        latents.append(step.latents)
+
+    ddim_invert(smooth_unet, source(), STATES, schedule, steps, keep)
     return np.stack(latents)
 
 

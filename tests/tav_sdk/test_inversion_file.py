@@ -95,5 +95,5 @@ def test_another_file_is_refused(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"^path must be a file that Inversion.save wrote"):
+    with pytest.raises(InputError, match=r"^path must be a file that Inversion\.save wrote"):
         Inversion.load(path)

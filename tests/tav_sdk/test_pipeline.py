@@ -81,7 +81,7 @@ def test_encoding_equals_diffusers(pipeline, clip, tiny_base):
 
     base = PretrainedBase(tiny_base)
     with torch.no_grad():
-        expected = base.load_vae().encode(torch.from_numpy(to_pixels(clip.frames))).latent_dist.mean
+        expected = base.load_vae().encode(torch.from_numpy(to_pixels(clip.frames))).latent_dist.mean  # pyright: ignore[reportAttributeAccessIssue]
     expected = (expected * base.scaling_factor).transpose(0, 1)[None].numpy()
     np.testing.assert_allclose(pipeline.encode(clip), expected, atol=1e-5)
 

@@ -282,6 +282,7 @@ def test_python_names_the_argument(case, tiny_bundle):
 @pytest.mark.parametrize("case", [case for case, (_, _, options, _) in CASES.items() if options is not None])
 def test_the_command_line_names_the_option(case, tav, tiny_bundle, clip_path, work):
     _, _, options, text = CASES[case]
+    assert options is not None
     result = tav("edit", tiny_bundle, "--video", clip_path, "--prompt", "a man", *options, "--out", work / "out")
     assert result.exit_code == 2
     assert text in " ".join(result.stderr.split())

@@ -77,8 +77,8 @@ def test_the_loop_equals_diffusers():
     theirs = DDIMScheduler(**{key: value for key, value in SCHEDULE.to_config().items() if key != "_class_name"})
     theirs.set_timesteps(20)
     latents = torch.from_numpy(noise())
-    for timestep in theirs.timesteps:
-        latents = theirs.step(torch.tanh(latents), timestep, latents).prev_sample
+    for timestep in theirs.timesteps.tolist():
+        latents = theirs.step(torch.tanh(latents), timestep, latents).prev_sample  # pyright: ignore[reportAttributeAccessIssue]
     ours = ddim_sample(lambda s, t, e: np.tanh(s), noise(), COND, None, SCHEDULE, 20, 1.0)
     np.testing.assert_allclose(ours, latents.numpy(), rtol=1e-4, atol=1e-4)
 

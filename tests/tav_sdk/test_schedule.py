@@ -59,7 +59,7 @@ def test_sampling_steps_equal_diffusers(case):
         theirs.set_timesteps(steps)
         np.testing.assert_array_equal(ours.timesteps(steps), theirs.timesteps.numpy())
         for timestep in theirs.timesteps.tolist():
-            expected = theirs.step(torch.from_numpy(noise), timestep, torch.from_numpy(latents)).prev_sample.numpy()
+            expected = theirs.step(torch.from_numpy(noise), timestep, torch.from_numpy(latents)).prev_sample.numpy()  # pyright: ignore[reportAttributeAccessIssue]
             got = ours.step(noise, timestep, latents, steps)
             assert got.dtype == np.float32
             assert np.abs(got - expected).max() <= 1e-6 * np.abs(expected).max()
@@ -77,7 +77,7 @@ def test_inversion_steps_equal_diffusers(case):
         theirs.set_timesteps(steps)
         np.testing.assert_array_equal(ours.inversion_timesteps(steps), theirs.timesteps.numpy())
         for timestep in theirs.timesteps.tolist():
-            expected = theirs.step(torch.from_numpy(noise), timestep, torch.from_numpy(latents)).prev_sample.numpy()
+            expected = theirs.step(torch.from_numpy(noise), timestep, torch.from_numpy(latents)).prev_sample.numpy()  # pyright: ignore[reportAttributeAccessIssue]
             got = ours.inverse_step(noise, timestep, latents, steps)
             assert np.abs(got - expected).max() <= 1e-6 * np.abs(expected).max()
 

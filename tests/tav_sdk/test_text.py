@@ -52,7 +52,7 @@ def realistic_base(tiny_base, tmp_path_factory):
     trainer = trainers.BpeTrainer(
         vocab_size=3512, end_of_word_suffix="</w>", initial_alphabet=symbols, show_progress=False
     )
-    backend.train_from_iterator([*varied_prompts(400), *PretrainedBase.__doc__.split("\n")], trainer)
+    backend.train_from_iterator([*varied_prompts(400), *(PretrainedBase.__doc__ or "").split("\n")], trainer)
     merges = [tuple(merge) for merge in json.loads(backend.to_str())["model"]["merges"]]
     tokens = [*symbols, *(f"{symbol}</w>" for symbol in symbols), *("".join(merge) for merge in merges)]
     tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]

@@ -12,6 +12,7 @@ import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -26,8 +27,8 @@ from tav_sdk.errors import (
     TruncatedVideoError,
     VideoNotFoundError,
 )
+from tav_sdk.video import clip as video_module
 from tav_sdk.video.clip import Video, VideoInfo, probe, read_video
-from tav_sdk.video.clip import clip as video_module
 from tav_sdk.video.writer import WRITERS
 
 
@@ -311,7 +312,8 @@ def test_an_mp4_cut_before_its_index(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fraction", [0.4, 0.7, 0.95])
 def test_an_mp4_cut_in_its_data(tmp_path: Path, fraction: float) -> None:
     path = _cut(_write(tmp_path / "a.mp4", _noise(20)), fraction)
-    for options in ({"num_frames": 2}, {"num_frames": 20}, {}):
+    cases: tuple[dict[str, Any], ...] = ({"num_frames": 2}, {"num_frames": 20}, {})
+    for options in cases:
         with pytest.raises(TruncatedVideoError, match=r"is truncated: it has \d+ bytes, its index names frames up to"):
             read_video(path, **options)
 
@@ -401,7 +403,7 @@ def test_odd_sizes_grow_by_one_repeated_line(tmp_path: Path) -> None:
 def test_animations_loop_and_keep_frames_and_duration(tmp_path: Path, suffix: str, least: float) -> None:
     clip = _smooth()
     with Image.open(clip.save(tmp_path / f"a{suffix}", fps=12)) as image:
-        assert image.n_frames == 6  # type: ignore[attr-defined]
+        assert image.n_frames == 6
         assert image.info["loop"] == 0
         duration, frames = 0, []
         for i in range(6):

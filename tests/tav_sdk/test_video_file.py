@@ -81,7 +81,7 @@ def test_has_the_frames_of_read_video(tmp_path: Path, options: dict[str, Any], s
 
 
 @pytest.mark.parametrize("options", [{}, {"num_frames": 3}, {"start": 1, "stride": 2}])
-def test_has_the_rate_of_read_video_where_it_varies(tmp_path: Path, options: dict[str, int]) -> None:
+def test_has_the_rate_of_read_video_where_it_varies(tmp_path: Path, options: dict[str, Any]) -> None:
     path = _uneven(tmp_path / "a.mp4")
     _same(VideoFile(path, **options), read_video(path, **options))
 
@@ -178,7 +178,7 @@ def test_refuses_what_read_video_refuses(tmp_path: Path, options: dict[str, Any]
         ({}, _clip(12, 32, 64), "frames of 32x64"),
     ],
 )
-def test_a_file_that_changes_is_noticed(tmp_path: Path, options: dict[str, int], change: Video, got: str) -> None:
+def test_a_file_that_changes_is_noticed(tmp_path: Path, options: dict[str, Any], change: Video, got: str) -> None:
     path = _clip().save(tmp_path / "a.mp4")
     file = VideoFile(path, **options)
     change.save(path)

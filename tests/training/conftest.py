@@ -100,6 +100,7 @@ def make_lora(family) -> Callable[..., Path]:
                 if not name.endswith(ends[part]) or "mid_block" in name:
                     continue
                 weight = module.weight
+                assert isinstance(weight, torch.Tensor)
                 full = name if part == "unet" or name.startswith("text_model.") else f"text_model.{name}"
                 key = f"lora_{part}_{full.replace('.', '_')}"
                 down, up = (rank, *weight.shape[1:]), (weight.shape[0], rank, *(1,) * (weight.ndim - 2))
@@ -137,9 +138,9 @@ def _write_base(path: Path, name: str, tiny_base: Path) -> None:
             **more,
         ).save_pretrained(path / "unet")
         AutoencoderKL(
-            block_out_channels=(32, 64),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(32, 64),  # pyright: ignore[reportArgumentType]
+            down_block_types=("DownEncoderBlock2D",) * 2,  # pyright: ignore[reportArgumentType]
+            up_block_types=("UpDecoderBlock2D",) * 2,  # pyright: ignore[reportArgumentType]
             sample_size={"sd1": 512, "sd2": 768}[name],
         ).save_pretrained(path / "vae")
         CLIPTextModel(
@@ -204,6 +205,7 @@ def _unet_name(name: str, layers: int, names: Collection[str]) -> str:
         if name.startswith(f"{ours}."):
             return theirs + _inner(name.removeprefix(ours))
     found = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(\..*)", name)
+    assert found is not None
     side, block, kind, index, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
     place = block * (layers + 1) + index
     if side == "down":

@@ -1,5 +1,7 @@
 import shutil
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -76,7 +78,7 @@ def test_pickled_weights_load_when_allowed(pickled, tiny_base):
 
 
 def test_a_tiny_base_is_the_same_for_the_same_seed(tmp_path):
-    shapes = {"block_out_channels": (8, 16), "vae_channels": (4, 4)}
+    shapes: dict[str, Any] = {"block_out_channels": (8, 16), "vae_channels": (4, 4)}
     a, b, c = (make_tiny_base(tmp_path / str(i), seed=seed, **shapes) for i, seed in enumerate((0, 0, 1)))
     assert PretrainedBase(a).sha256 == PretrainedBase(b).sha256 != PretrainedBase(c).sha256
 
@@ -86,7 +88,8 @@ def test_a_tiny_base_loads_as_a_diffusers_pipeline(tiny_base):
 
     pipe = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
-    image = pipe("a man", num_inference_steps=1, output_type="np", height=32, width=32).images[0]
+    images = pipe("a man", num_inference_steps=1, output_type="np", height=32, width=32).images  # pyright: ignore[reportAttributeAccessIssue]
+    image = np.asarray(images[0])
     assert image.shape == (32, 32, 3)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tav_sdk.bundle.tokenizer import Tokenizer
 from tav_sdk.export import ExportOptions, export_bundle
 from tav_sdk.training import PretrainedBase, TuneConfig, base_of_run, load_run, tune
 
-SIZE = {"height": 16, "width": 16, "num_frames": 2}
+SIZE: dict[str, Any] = {"height": 16, "width": 16, "num_frames": 2}
 PROMPT = "a red square is moving"
 
 
@@ -31,7 +32,7 @@ def sd2_run(made_once, single_file, make_lora, tiny_base, clip_path):
                 base=path / "sd2.safetensors",
                 tokenizer=tiny_base / "tokenizer",
                 prediction_type="v_prediction",
-                loras=[f"{path / 'ink.safetensors'}:0.5"],
+                loras=(f"{path / 'ink.safetensors'}:0.5",),
                 video=clip_path,
                 prompt=PROMPT,
                 out=path / "run",

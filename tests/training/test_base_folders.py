@@ -297,10 +297,11 @@ def test_a_base_of_zero_terminal_snr_is_sampled_as_diffusers_does(family, copy_o
     edit_json(folder / "scheduler" / "scheduler_config.json", lambda values: values.update(zero))
     ours, theirs = PretrainedBase(folder).schedule, DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
     assert ours.alphas_cumprod[-1] == 0.0
+    assert isinstance(theirs, DDIMScheduler)
     theirs.set_timesteps(10)
     latents, velocity = torch.randn(2, 1, 4, 2, 4, 4)
     for timestep in theirs.timesteps.tolist():  # the first is 999, where there is nothing but noise
-        expected = theirs.step(velocity, timestep, latents).prev_sample
+        expected = theirs.step(velocity, timestep, latents).prev_sample  # pyright: ignore[reportAttributeAccessIssue]
         got = torch.from_numpy(ours.step(velocity.numpy(), timestep, latents.numpy(), 10))
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 

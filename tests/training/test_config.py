@@ -1,9 +1,11 @@
+from typing import Any
+
 import pytest
 
 from tav_sdk.errors import ConfigError, PromptError
 from tav_sdk.training import InflationOptions, TuneConfig
 
-REQUIRED = {"base": "base", "video": "clip.mp4", "prompt": "a man is skiing", "out": "runs/skiing"}
+REQUIRED: dict[str, Any] = {"base": "base", "video": "clip.mp4", "prompt": "a man is skiing", "out": "runs/skiing"}
 
 
 def test_the_defaults_are_causal_and_per_frame():
@@ -27,7 +29,7 @@ def test_options_survive_the_round_trip():
 
 def test_an_unknown_attention_is_refused():
     with pytest.raises(ConfigError, match=r"attention must be one of sparse_causal, spatial, .*; got 'sparse'"):
-        InflationOptions(attention="sparse")
+        InflationOptions(attention="sparse")  # pyright: ignore[reportArgumentType]
 
 
 def test_the_papers_settings_are_the_defaults():

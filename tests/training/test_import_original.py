@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tav_sdk.training import InflationOptions, PretrainedBase, import_original, 
 from tav_sdk.training.checkpoint import load_tuned_weights
 
 PROMPT = "a red square is moving over the meadow"
-SIZE = {"num_frames": 2, "height": 32, "width": 32}
+SIZE: dict[str, Any] = {"num_frames": 2, "height": 32, "width": 32}
 ORIGINAL = InflationOptions(preset="original")
 
 

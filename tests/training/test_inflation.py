@@ -1,6 +1,7 @@
 """Inflation against the image U-Net, and ``preset="original"`` against oracles of the released formulas."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +53,11 @@ def awaken(model: VideoUNet) -> VideoUNet:
         if "attn_temp" in name:
             parameter.data.normal_(0, 0.3, generator=generator)
     return model
+
+
+def middle_block(model: VideoUNet) -> Any:
+    """The transformer block in the middle."""
+    return model.get_submodule("mid_block.attentions.0.transformer_blocks.0")
 
 
 @torch.no_grad()
@@ -217,7 +223,7 @@ def test_gradients_are_the_same_with_and_without_checkpointing(unet, sample, sta
 @torch.no_grad()
 def test_sparse_causal_attention_equals_its_oracle(unet):
     model = inflate(unet, InflationOptions(), FRAMES)
-    attn = model.mid_block.attentions[0].transformer_blocks[0].attn1
+    attn = middle_block(model).attn1
     b, n, d, heads = 2, 6, attn.to_q.in_features, attn.heads
     x = torch.randn(b, FRAMES, n, d)
     q, k, v = attn.to_q(x), attn.to_k(x), attn.to_v(x)
@@ -236,7 +242,7 @@ def test_sparse_causal_attention_equals_its_oracle(unet):
 @pytest.mark.parametrize("mask", ["none", "causal"])
 def test_temporal_attention_equals_its_oracle(unet, mask):
     model = awaken(inflate(unet, InflationOptions(temporal_mask=mask), FRAMES))
-    attn = model.mid_block.attentions[0].transformer_blocks[0].attn_temp
+    attn = middle_block(model).attn_temp
     d, heads = attn.to_q.in_features, attn.heads
     x = torch.randn(9, FRAMES, d)  # (b n, f, d)
     q, k, v = attn.to_q(x), attn.to_k(x), attn.to_v(x)
@@ -253,7 +259,9 @@ def test_temporal_attention_equals_its_oracle(unet, mask):
 def test_group_norm_over_the_video_equals_the_5d_norm(unet):
     model = inflate(unet, InflationOptions(preset="original"), FRAMES)
     x = torch.randn(2, 8, FRAMES, 6, 6)
-    for norm in (model.down_blocks[0].resnets[0].norm1, model.conv_norm_out):
+    for name in ("down_blocks.0.resnets.0.norm1", "conv_norm_out"):
+        norm = model.get_submodule(name)
+        assert isinstance(norm, torch.nn.GroupNorm)
         expected = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
         result = norm(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (2, FRAMES)).transpose(1, 2)
         torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
@@ -261,7 +269,7 @@ def test_group_norm_over_the_video_equals_the_5d_norm(unet):
 
 def test_transformer_norms_stay_per_frame_under_the_original_preset(unet):
     model = inflate(unet, InflationOptions(preset="original"), FRAMES)
-    assert type(model.mid_block.attentions[0].norm) is torch.nn.GroupNorm
+    assert type(model.get_submodule("mid_block.attentions.0.norm")) is torch.nn.GroupNorm
 
 
 @torch.no_grad()
@@ -291,7 +299,7 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(unet):
 def test_a_foreign_model_is_refused():
     vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=4)
     with pytest.raises(BaseModelError, match="expected a diffusers UNet2DConditionModel, got AutoencoderKL"):
-        inflate(vae)
+        inflate(vae)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_unet_without_attention_is_refused():
@@ -312,7 +320,7 @@ def test_an_sdxl_unet_is_refused():
 
 def test_inflating_twice_is_refused(unet):
     with pytest.raises(InputError, match="inflated already"):
-        inflate(inflate(unet))
+        inflate(inflate(unet))  # pyright: ignore[reportArgumentType]
 
 
 def test_images_instead_of_a_video_are_refused(unet, states):

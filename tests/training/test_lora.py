@@ -98,8 +98,8 @@ def test_the_first_format_is_of_the_unet_alone(family, tmp_path):
     block = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
     before = PretrainedBase(family("sd1")).load_unet().get_submodule(block)
     after = PretrainedBase(family("sd1"), loras=[path]).load_unet().get_submodule(block)
-    for ours, theirs in ((after.to_q.weight - before.to_q.weight, "to_q"),
-                         (after.to_out[0].weight - before.to_out[0].weight, "to_out")):  # fmt: skip
+    for name, theirs in (("to_q.weight", "to_q"), ("to_out.0.weight", "to_out")):
+        ours = after.get_parameter(name) - before.get_parameter(name)
         key = f"{block}.processor.{theirs}_lora"
         torch.testing.assert_close(
             ours, tensors[f"{key}.up.weight"] @ tensors[f"{key}.down.weight"], atol=1e-6, rtol=1e-4
@@ -114,9 +114,9 @@ def test_the_alpha_of_a_files_metadata_counts(family, tmp_path):
     one, other = (PretrainedBase(family("sd1"), loras=[lora]).load_unet() for lora in (plain, path))
     for name, factor in (("mid_block.attentions.0.transformer_blocks.0.attn1.to_q", 2.0),
                          ("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", 0.5)):  # fmt: skip
-        weight = before.get_submodule(name).weight
-        expected = factor * (one.get_submodule(name).weight - weight)
-        torch.testing.assert_close(other.get_submodule(name).weight - weight, expected, atol=1e-6, rtol=1e-4)
+        weight = before.get_parameter(f"{name}.weight")
+        expected = factor * (one.get_parameter(f"{name}.weight") - weight)
+        torch.testing.assert_close(other.get_parameter(f"{name}.weight") - weight, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_a_linear_projection_takes_the_factors_of_a_convolution(family, make_lora, tmp_path):
@@ -152,7 +152,7 @@ def test_how_a_lora_is_given(text, path, scale):
 
 def test_a_scale_that_is_no_number_is_refused():
     with pytest.raises(ConfigError, match=r"the scale of a LoRA must be a number, as in FILE:0.8; got 'a:nan'"):
-        TuneConfig(loras=["a:nan"], video="v", prompt="p", out="o")
+        TuneConfig(loras=("a:nan",), video="v", prompt="p", out="o")
 
 
 @pytest.mark.parametrize("scale", ["abc", "", "nan", "inf"])

@@ -320,6 +320,7 @@ def test_the_greatest_that_fits_does_and_the_next_does_not(planner):
     fit = fit_budget(planner, "edit", planned, memory)
     assert fit.fits
     assert peak(num_frames=fit.max_frames) <= memory < peak(num_frames=fit.max_frames + 1)
+    assert fit.max_size is not None
     height, width = fit.max_size
     assert height % 16 == width % 16 == 0
     assert width / height == pytest.approx(1.5, rel=0.1)

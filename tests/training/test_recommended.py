@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tav_sdk.export import ExportOptions, export_bundle
 from tav_sdk.training import PretrainedBase, TuneConfig, tune
 from tav_sdk.training.base.recommended import read_recommended
 
-CLIP = {"video": "clip.mp4", "prompt": "a man is skiing", "out": "runs/skiing"}
+CLIP: dict[str, Any] = {"video": "clip.mp4", "prompt": "a man is skiing", "out": "runs/skiing"}
 
 
 def test_a_base_that_is_not_there_has_the_papers():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -240,7 +241,7 @@ REAL = {
     "sd1": {"attention_head_dim": 8, "cross_attention_dim": 768},
     "sd2": {"attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024, "use_linear_projection": True},
 }
-REAL_TEXT = {
+REAL_TEXT: dict[str, dict[str, Any]] = {
     "sd1": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
     "sd2": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16},
 }
@@ -253,7 +254,7 @@ def test_the_real_models_are_known_by_their_shapes(names_of_stable_diffusion, mo
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    def models(unet, vae, text):
+    def models(unet: dict[str, Any], vae: dict[str, Any], text: CLIPTextConfig) -> tuple[Any, Any, CLIPTextModel]:
         with torch.device("meta"):
             return UNet2DConditionModel.from_config(unet), AutoencoderKL.from_config(vae), CLIPTextModel(text)
 

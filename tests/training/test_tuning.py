@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_tuned_weights(config, tmp_path):
 def test_tuning_lowers_the_loss_at_fixed_noise(config, tiny_base):
     latents = ClipLatents(torch.randn(1, 4, 4, 4, 4), torch.zeros(1, 4, 4, 4, 4))
     model = inflate(PretrainedBase(tiny_base).load_unet(), config.inflation, 4)
-    width = model.config.cross_attention_dim
+    width = model.config["cross_attention_dim"]
     states = torch.randn(1, 77, width)
     tuner = Tuner(model, latents, states, PretrainedBase(tiny_base).schedule, config, torch.device("cpu"))
     draw = tuner.draw(0)
