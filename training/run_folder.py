@@ -74,7 +74,7 @@ class Run:
         path = self.folder / SNAPSHOTS / snapshot_name(step)
         if not path.is_file():
             there = ", ".join(map(str, self.steps[:-1]))
-            has = f"snapshots of the steps {there} and the last, {last}" if there else f"the last step, {last}, alone"
+            has = f"snapshots of the steps {there} and the last, {last}" if there else f"only the last step, {last}"
             raise CheckpointError(
                 f"the run {self.folder} has no snapshot of step {step}: it has {has}; tune again with "
                 "checkpointing_steps N for one every N steps"

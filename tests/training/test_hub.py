@@ -159,9 +159,9 @@ def test_a_cache_alone_that_has_nothing_says_so(tav, clip_path, work, monkeypatc
     result = tav("tune", "--base", ID, "--local-files-only", *options)
     assert result.exit_code == 2
     assert result.stderr == (
-        f"error: there is no folder or file {ID}, and as a Hugging Face id it is not in the cache, and only the cache "
-        "was asked (local files only). Leave local_files_only out where there is a network, or download the model "
-        "there and give its folder\n"
+        f"error: there is no folder or file {ID}, and as a Hugging Face id it is not in the cache, and "
+        "local_files_only allows no download. Leave local_files_only out where there is a network, or download the "
+        "model there and give its folder\n"
     )
     assert list(work.iterdir()) == []
 
