@@ -4,7 +4,7 @@
 
 The control map is the source's Canny edges. It is compared with the map recomputed from every edit (F-measure of edge
 pixels, one pixel's tolerance), over the whole picture and around the subject's true place. Writes
-``control_edits.json`` and a contact sheet a clip; what is there of an earlier call is not made again.
+``control_edits.json`` and a contact sheet per clip; what an earlier call finished is not made again.
 """
 
 from __future__ import annotations

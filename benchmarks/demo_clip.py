@@ -12,9 +12,9 @@ def render_clip(*, num_frames: int = 8, height: int = 128, width: int = 128, fps
 
     Args:
         num_frames: at least 1.
-        height: pixels.
-        width: pixels.
-        fps: frames a second.
+        height: in pixels.
+        width: in pixels.
+        fps: frames per second.
 
     Returns:
         The clip; the same for the same arguments.

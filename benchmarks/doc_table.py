@@ -20,7 +20,7 @@ class DocTable:
         source: the file below ``benchmarks/results`` that has its numbers.
         first: head of the first column.
         columns: the others.
-        results: the rows' results: where they are in the file, or a function that makes them of it.
+        results: the rows' results: where they are in the file, or a function that makes them from it.
         names: which rows, in which order, and what they are called; by default all, by their names.
         targets: rows below of what was aimed at, which nobody measured.
     """

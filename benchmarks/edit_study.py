@@ -76,18 +76,18 @@ class EditStudy:
     """A question that is put to the sample clips.
 
     Attributes:
-        name: of the benchmark.
+        name: the benchmark's name.
         about: what ``--help`` says.
         edit_clip: makes and judges one clip's edits: what is written as JSON, and the contact sheet.
         summary: of all clips' results, by the name of each row of the table.
         first: head of the table's first column.
         columns: its others.
         clips: how many clips by default.
-        kinds: of edits; by default all.
-        suffix: of the files of a clip, so that studies can share a folder with their runs.
-        folder: of the files of a clip, below ``--out``.
-        file: of the result; by default the benchmark's name.
-        add_options: adds options of the study's own.
+        kinds: kinds of edits; by default all.
+        suffix: ends the names of a clip's files, so that studies can share a folder with their runs.
+        folder: where a clip's files go, below ``--out``.
+        file: name of the result's file; by default the benchmark's.
+        add_options: adds the study's own options.
         settings: what decides a clip's result, if that is to be compared with an earlier call's.
     """
 

@@ -57,7 +57,7 @@ ABLATION_NAMES = {
 def ablation_scores(start: str, first: str) -> DocTable:
     """Scores of every row's edits from one start: mean and standard deviation.
 
-    Of the trajectory the median: one edit that stands still would hide the others in a mean.
+    For the trajectory it is the median: one edit that stands still would hide the others in a mean.
     """
     scores = ("subject", "background", "style", "all", "trajectory", "flicker", "clip_text", "clip_frame")
     return DocTable(

@@ -58,7 +58,7 @@ def command(work: Path, *arguments: str) -> dict[str, float]:
 
 
 def run(work: Path, *, size: str, pixels: int) -> dict[str, Any]:
-    """Export, second export and build."""
+    """Run the export and the build."""
     work.mkdir(parents=True, exist_ok=True)
     for stage, made in (("base", BASE), ("tune", RUN)):
         if not (work / made).exists():
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", required=True, type=Path, metavar="DIR", help="folder to work in")
     parser.add_argument("--size", choices=("tiny", "full"), default="full", help="of the base (default: full)")
     parser.add_argument("--pixels", type=int, default=512, help="height and width (default: 512)")
-    parser.add_argument("--json", metavar="FILE", help="write the result there, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
     options = parser.parse_args(arguments)
     result = run(options.work.absolute(), size=options.size, pixels=options.pixels)
     rows = [(name, f"{stage['seconds']:.1f}", f"{stage['peak_gb']:.2f}") for name, stage in result["stages"].items()]

@@ -3,7 +3,7 @@
     python -m benchmarks.fast_edits --out FOLDER [--clips 3]
 
 Every clip is inverted and edited by all candidates in turn; seconds are of inversion and sampling, video files and VAE
-left out. Writes ``fast_edits.json`` and a contact sheet a clip; what is there of an earlier call is not made again.
+left out. Writes ``fast_edits.json`` and a contact sheet per clip; what an earlier call finished is not made again.
 Runs and bundles lie where ``benchmarks/precision_edits.py`` has them, so that both can share a folder.
 """
 
@@ -80,7 +80,7 @@ def edit_clip(clip: StudyClip) -> tuple[dict[str, Any], Rows]:
 
 
 def summary(clips: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Of every candidate: the mean of every score, and seconds of an inversion and of an edit."""
+    """The mean of every score, and seconds of an inversion and of an edit, for every candidate."""
     result, whole = {}, {}
     for name in CANDIDATES:
         times = {key: statistics.fmean(clip[name][key] for clip in clips) for key in ("inversion", "sampling")}

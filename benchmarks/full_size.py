@@ -216,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", choices=("tiny", "full"), default="full", help="of the base (default: full)")
     parser.add_argument("--limit-gb", type=float, default=20.0, metavar="GB", help="memory allowed (default: 20)")
     parser.add_argument("--clean", action="store_true", help="remove the base, the run and the bundle afterwards")
-    parser.add_argument("--json", metavar="FILE", help="write the result there, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
     parser.add_argument("--stage", choices=tuple(STAGES), help=argparse.SUPPRESS)  # in the child process
     options = parser.parse_args(arguments)
     if options.stage:

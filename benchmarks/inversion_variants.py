@@ -2,7 +2,7 @@
 
     python -m benchmarks.inversion_variants --out FOLDER [--clips 4]
 
-Writes ``inversion_variants.json`` and a contact sheet a clip; what is there of an earlier call is not made again. Runs
+Writes ``inversion_variants.json`` and a contact sheet per clip; what an earlier call finished is not made again. Runs
 and bundles lie where ``benchmarks/precision_edits.py`` has them, so that both can share a folder.
 """
 
@@ -125,7 +125,7 @@ def edit_clip(clip: StudyClip) -> tuple[dict[str, Any], Rows]:
 
 
 def summary(clips: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Of each variant: the mean of every score over the edits that have it, and of the PSNR of the caption's video."""
+    """For each variant the mean of every score over the edits that have it, and of the PSNR of the caption's video."""
     result = {}
     for name in VARIANTS:
         scores = means_of([edit for clip in clips for edit in clip[name]["edits"]], SCORES)

@@ -2,11 +2,11 @@
 
     python -m benchmarks.long_video --out FOLDER [--part cost | edit]
 
-``cost``  edits of 8, 32, 128 and 512 frames, each in a process of its own, in turn: peak memory and seconds a frame.
+``cost``  edits of 8, 32, 128 and 512 frames, each in a process of its own, in turn: peak memory, seconds per frame.
 ``edit``  a clip of 128 frames, edited window by window, and by windows that know nothing of each other: differences of
           adjacent frames at the seams and elsewhere, and scores over time. Writes the videos and a contact sheet.
 
-The long clips are the sample clip ``car-road`` gone on with: the car turns at the side of the picture and comes back.
+The long clips continue the sample clip ``car-road``: the car turns at the side of the picture and comes back.
 The model is tuned on the eight frames of the sample clip alone.
 """
 
@@ -53,7 +53,7 @@ PROMPTS = {kind: caption(**shown(kind)) for kind in CHANGED}
 
 
 def long_clip(num_frames: int, path: Path, crossing: int = CROSSING) -> np.ndarray:
-    """Write the sample clip gone on with; the car's middle ``(f, 2)`` in every frame, as fractions of the picture."""
+    """Write the sample clip, continued; returns the car's middle ``(f, 2)`` in every frame, as fractions."""
     given = SAMPLE_CLIPS[SAMPLE]
     there = render_clip(**given, num_frames=crossing)  # type: ignore[arg-type]
     back = render_clip(**{**given, "start": given["end"], "end": given["start"]}, num_frames=crossing)  # type: ignore[arg-type]

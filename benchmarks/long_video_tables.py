@@ -10,7 +10,7 @@ from benchmarks.result_table import Column
 
 
 def first_and_last(edits: Results) -> Results:
-    """Of each long edit: its seams, and the scores of its first and its last stretch."""
+    """The seams of each long edit, and the scores of its first and its last stretch."""
     found: dict[str, dict[str, Any]] = {}
     for label, entry in edits.items():
         found[label] = dict(entry["seams"])

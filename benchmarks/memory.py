@@ -241,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mixed-precision", help="of tuning (default: no)")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="in tuning")
     parser.add_argument("--stages", nargs="+", choices=tuple(STAGES), help="only these (default: all)")
-    parser.add_argument("--json", metavar="FILE", help="write the result there, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
     parser.add_argument("--stage", choices=tuple(RUNNABLE), help=argparse.SUPPRESS)  # in the child process
     options = parser.parse_args(arguments)
     if options.stage:

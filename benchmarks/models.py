@@ -25,7 +25,7 @@ class Size:
     """Widths and depths of a base model, and the clip that it is measured with.
 
     Attributes:
-        unet_channels: a level each; attention at all but the last.
+        unet_channels: one number per level; attention at all levels but the last.
         heads: attention heads.
         norm_groups: of the U-Net's and the VAE's group norms.
         layers_per_block: of the U-Net and the VAE.
@@ -33,7 +33,7 @@ class Size:
         text_layers: depth of the text encoder.
         text_heads: its attention heads.
         vocabulary: its number of tokens.
-        vae_channels: a level each; the VAE's factor is 2^(number - 1).
+        vae_channels: one number per level; the VAE's factor is 2^(number - 1).
         num_frames: of the clip.
         latent_size: height and width of the latents.
     """

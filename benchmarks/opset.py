@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--rounds", type=int, default=5, metavar="N", help="timed passes of each candidate (default: 5)"
     )
     parser.add_argument("--batch", type=int, default=2, metavar="B", help="videos in a batch (default: 2, as guidance)")
-    parser.add_argument("--json", metavar="FILE", help="write the result there, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
     options = parser.parse_args(arguments)
     result = run(SIZES[options.size], rounds=options.rounds, batch=options.batch)
     rows = [

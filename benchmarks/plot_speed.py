@@ -31,7 +31,7 @@ STAGE_COLORS = {"inversion": "#e0a458", "sampling": "#2f6fb3", "all other": "#80
 
 
 def plot(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw what files of ``tav bench --json`` hold, by a name each, to a PNG, two panels in a row."""
+    """Draw what files of ``tav bench --json`` hold, by name, to a PNG with two panels per row."""
     import matplotlib as mpl
 
     mpl.use("Agg")

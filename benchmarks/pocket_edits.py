@@ -108,7 +108,7 @@ def clip_settings(options: argparse.Namespace, sample: SampleClip) -> dict[str, 
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that other studies have not."""
+    """The options that other studies do not have."""
     parser.add_argument("--base", default="pocket", help="a base model's folder (default: pocket)")
     parser.add_argument("--learning-rate", type=float, help="default: what the base recommends, as for the next")
     parser.add_argument("--num-inference-steps", type=int)

@@ -3,7 +3,7 @@
     python -m benchmarks.precision --base pocket --json precision.json
 
 Every operator computes in float32 and rounds its result to the half type, as engines on a GPU do; ``unrolled`` shows
-an operator of which each step is rounded, too, as an engine might that ignores the standard's ``stash_type`` for norms,
+an operator with every single step rounded, as an engine might do that ignores the standard's ``stash_type`` for norms,
 or that does not fuse attention. ``error`` is the largest difference to the float32 model, relative to its largest
 magnitude; ``rms`` the same of root mean squares. ``pocket`` has trained weights, ``tiny`` and ``mid`` random ones.
 """
@@ -228,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", choices=BASES, default="pocket")
-    parser.add_argument("--json", help="write the result there, too")
+    parser.add_argument("--json", help="also write the result to this file")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as work:
         if options.base == "pocket":

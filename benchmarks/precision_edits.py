@@ -3,8 +3,8 @@
     python -m benchmarks.precision_edits --out FOLDER [--clips 3]
 
 Half precision runs by way of copies that round as a GPU does, see ``export/parity.py``. PSNR is of an edit's frames
-against those of the same edit in fp32. Writes ``precision_edits.json`` and a contact sheet a clip; what is there of an
-earlier call is not made again.
+against those of the same edit in fp32. Writes ``precision_edits.json`` and a contact sheet per clip; what an
+earlier call finished is not made again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def edit_clip(clip: StudyClip) -> tuple[dict[str, Any], Rows]:
 
 
 def summary(clips: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Of each precision: median and least PSNR, and the mean of every score."""
+    """Median and least PSNR, and the mean of every score, for each precision."""
     result = {}
     for precision in PRECISIONS:
         edits = [edit for clip in clips for edit in clip[precision]["edits"]]

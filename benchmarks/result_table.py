@@ -16,7 +16,7 @@ class Column:
         key: where its value is in a row's result, as keys with points between; several for the places of ``form`` in
             turn.
         form: a format of :meth:`str.format`, or a function of the values.
-        none: what stands there if a value is missing or null.
+        none: the text if a value is missing or null.
     """
 
     head: str

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="a folder for what is made")
     parser.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 or int8 (default: fp32)")
     parser.add_argument("--frames", type=int, help="default: 8")
-    parser.add_argument("--edits", action="store_true", help="measure whole edits, too")
+    parser.add_argument("--edits", action="store_true", help="also measure whole edits")
     options, rest = parser.parse_known_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
     bundle, run = prepare(options.size, options.work, precision=options.precision, num_frames=options.frames)

@@ -3,7 +3,7 @@
     python -m benchmarks.swap --work WORK --size full --json swap.json
 
 WORK is a folder of ``benchmarks.full_size``; what is missing in it (base, run, bundle) is made. A second run is made
-by changing the first one's tuned weights. Then, in a process each:
+by changing the first one's tuned weights. Then, each in a process of its own:
 
 ``export``  ``tav export RUN --bundle BUNDLE``: the whole command, imports included
 ``load``    a cold process to the first result of the U-Net
@@ -230,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", required=True, type=Path, metavar="DIR", help="folder to work in")
     parser.add_argument("--size", choices=("tiny", "mid", "full"), default="full", help="of the base (default: full)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of each measurement (default: 3)")
-    parser.add_argument("--json", metavar="FILE", help="write the result there, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
     parser.add_argument("--stage", choices=tuple(STAGES), help=argparse.SUPPRESS)  # in the child process
     options = parser.parse_args(arguments)
     if options.stage:

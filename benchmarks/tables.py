@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n)(?P<lines>.*?)(<!-- end -->)", re.DOTALL)
 WIDE = 150
-"""Characters a line, above which columns are not aligned."""
+"""Characters per line, above which columns are not aligned."""
 
 
 def pages() -> list[Path]:

@@ -53,7 +53,7 @@ class ReleasedLoop:
         pixels: ``(f, 3, h, w)`` in [-1, 1].
         input_ids: ``(1, s)``.
         config: learning rate and the like.
-        all_gradients: of all parameters, or of the tuned weights only.
+        all_gradients: take gradients of all parameters; otherwise of the tuned weights only.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ReleasedLoop:
 
     def step(self) -> float:
         """One update; returns the loss."""
-        # The SDK's random numbers: a generator a step, posterior first.
+        # The SDK's random numbers: one generator per step, posterior first.
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.steps_done)
         posterior = self.vae.encode(self.pixels).latent_dist  # (f, c, h, w)  # pyright: ignore[reportAttributeAccessIssue]
         mean, std = (x.transpose(0, 1)[None] for x in (posterior.mean, posterior.std))  # (1, c, f, h, w)
@@ -138,7 +138,7 @@ def run(size: Size, *, steps: int, preset: str = "default", tolerance: float = 1
     losses = {"sdk": tuner.step()["loss"], "released": released.step(), "frozen": frozen.step()}
     if max(losses.values()) - min(losses.values()) > tolerance * losses["sdk"]:
         raise RuntimeError(f"the candidates compute different losses: {losses}")
-    # That first step was the warm-up, too.
+    # That first step was also the warm-up.
     seconds = interleave({"released": released.step, "sdk": tuner.step, "frozen": frozen.step}, steps, warmup=0)
     return {
         "benchmark": "tune_step",
@@ -166,7 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--preset", choices=("default", "original"), default="default", help="how the U-Net is inflated"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the result there, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
     options = parser.parse_args(arguments)
     result = run(SIZES[options.size], steps=options.steps, preset=options.preset)
     rows = [

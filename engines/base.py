@@ -20,7 +20,7 @@ class TensorSpec:
     Attributes:
         name: the tensor's name in the graph.
         dtype: numpy's name of its element type, such as ``float32``.
-        shape: one entry an axis; a string names an axis of any length, equal wherever the name stands.
+        shape: one entry per axis; a string names an axis of any length, equal wherever the name stands.
     """
 
     name: str

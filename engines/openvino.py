@@ -103,7 +103,7 @@ class OpenVinoBackend:
         return EngineStatus(engine=engine, runs=True, builds=True, detail=detail)
 
     def obstacle(self, graph: Graph, engine: str) -> Obstacle | None:
-        """Only int8 is one."""
+        """The obstacle of int8, which is the only one."""
         return INT8 if graph.precision == "int8" else None
 
     def open(self, graph: Graph, engine: str) -> Engine:

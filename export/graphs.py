@@ -223,7 +223,7 @@ def controlnet_contract(
         states: shape of the text states, likewise.
         size: height and width of the control pictures in pixels.
         num_timesteps: exclusive upper bound of the timestep.
-        residuals: as of :func:`residual_specs`.
+        residuals: as :func:`residual_specs` gives them.
     """
     return GraphContract(
         name=CONTROLNET,

@@ -34,8 +34,8 @@ from tav_sdk.progress import Callback, StepProgress, report
 logger = logging.getLogger(__name__)
 
 KEPT = ("conv_in", "conv_out", "conv_shortcut")
-"""How the names of layers end that stay in float32: alone, ``conv_in`` or the shortcuts make more error than all linear
-layers together, and they are a fiftieth of the work."""
+"""Endings of the names of layers that stay in float32: alone, ``conv_in`` or the shortcuts make more error than all
+linear layers together, and they are a fiftieth of the work."""
 
 STEPS = 8
 """Steps of the trajectory that ranges come from; 4 and 16 give the same error."""
@@ -76,10 +76,10 @@ def quantize(
 
     Args:
         path: the graph, with its weights in :data:`~tav_sdk.bundle.layout.WEIGHTS_FILE` beside it.
-        contract: the graph's, as of :func:`~tav_sdk.export.graphs.unet_contract`; a ControlNet's residuals are 0.
+        contract: the graph's, from :func:`~tav_sdk.export.graphs.unet_contract`; a ControlNet's residuals are 0.
         schedule: the base's.
         encoder_hidden_states: ``(1, s, d)`` float32, text states of the clip's caption.
-        kept: how the names of layers end that stay in float32.
+        kept: endings of the names of layers that stay in float32.
         callback: called after each of :data:`STEPS` calls of the graph; ``False`` cancels.
 
     Returns:

@@ -39,8 +39,8 @@ _WIDER = {"fp16": "bf16 or fp32", "bf16": "fp32", "int8": "fp16, bf16 or fp32"}
 def check_parity(model: nn.Module | Reference, contract: GraphContract, path: Path, *, axis_length: int = 1) -> float:
     """Compare a graph with the float32 model on one input.
 
-    Checked are, for every precision, the graph's types and shapes; in float32, float16 and int8 the graph as it is, on
-    ONNX Runtime's CPU provider; in float16 and bfloat16 the rounded copy, too (see above).
+    The graph's types and shapes are checked in every precision; in float32, float16 and int8 the graph as it is, on
+    ONNX Runtime's CPU provider; in float16 and bfloat16 also the rounded copy (see above).
 
     Args:
         model: the float32 module, which then gets random inputs; or what it gave for others.

@@ -26,10 +26,10 @@ activation and convolution, group and layer norms, and attention from its projec
 def graph_precision(graph: str, precision: str) -> str:
     """What one graph of a bundle computes in.
 
-    The VAE stays in float32: it runs once a clip, where the U-Net runs at every step; whether it overflows in float16
+    The VAE stays in float32: it runs once per clip, where the U-Net runs at every step; whether it overflows in float16
     depends on its weights and on the picture; in bfloat16 it loses as much as 8-bit pixels do. The text encoder runs
-    once a prompt, and its error is in every step, so it follows to float16 alone. 8-bit integers are the U-Net's, for
-    the same reasons; see :mod:`tav_sdk.export.int8`.
+    once per prompt, and its error is in every step, so it follows to float16 alone. 8-bit integers are for the U-Net
+    alone, for the same reasons; see :mod:`tav_sdk.export.int8`.
     """
     if graph == UNET or (graph == TEXT_ENCODER and precision == "fp16"):
         return precision

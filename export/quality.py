@@ -1,4 +1,4 @@
-"""Does a bundle in low precision edit as well as the float32 model? Part of its export, which refuses if not.
+"""Does a bundle in low precision edit as well as the float32 model? Part of the export, which refuses if not.
 
 Parity compares one call of one graph; an edit is some fifty of them, one on top of the other. So the whole edit is
 made twice: with the bundle's graphs, and with the float32 modules in PyTorch. How well it shows what its prompt says

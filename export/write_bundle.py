@@ -56,7 +56,7 @@ def export_bundle(
         CheckpointError: the run is unfinished or damaged.
         BaseModelError: the base is missing, or it or a LoRA is not the one that the run was tuned on.
         ParityError: a graph does not compute what its model does, or the precision is too coarse for it.
-        QualityError: the same of edits.
+        QualityError: the bundle's edits are not as good as the float32 model's.
         OutputError: ``out`` is not empty, or cannot be written.
         CancelledError: the callback returned ``False``.
     """

@@ -33,7 +33,7 @@ def check_new(out: str | Path, *, overwrite: bool) -> Path:
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; give the path of a folder to write")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise OutputError(f"{out} is not empty; choose another folder, or replace it with --overwrite (overwrite=True)")
+        raise OutputError(f"{out} is not empty; choose another folder, or set overwrite to replace what is in it")
     return out
 
 
@@ -47,7 +47,7 @@ def check_new_file(out: str | Path, *, overwrite: bool) -> Path:
     if out.is_dir():
         raise OutputError(f"{out} is a folder; expected the name of a file to write. Add a file name.")
     if out.exists() and not overwrite:
-        raise OutputError(f"{out} is there already; choose another file, or replace it with --overwrite")
+        raise OutputError(f"{out} is there already; choose another file, or set overwrite to replace it")
     return out
 
 

@@ -77,7 +77,7 @@ class StepProgress:
         resumed: set in the first event of a stage whose steps up to this one were not computed now: they came from the
             ``cache``, or from an ``interrupted`` call.
         loss: of a tuning step.
-        grad_norm: of a tuning step, before it is clipped.
+        grad_norm: norm of the gradient of a tuning step, before it is clipped.
     """
 
     stage: Stage

@@ -127,7 +127,7 @@ class TuneConfig:
         tokenizer: folder of a CLIP tokenizer, for a base that has none.
         prediction_type: ``epsilon`` or ``v_prediction``, if the base does not say so.
         revision: branch, tag or commit of a base on the hub; the run records the commit.
-        local_files_only: of the hub, take only what is in its cache.
+        local_files_only: take a model on the hub from the cache only; download nothing.
 
     Raises:
         ConfigError: a value is out of range.

@@ -46,7 +46,7 @@ def base_of_run(
         loras: the LoRAs, in the same order and with the same scales, if they are no longer where they were.
         tokenizer: the tokenizer's folder, if it is no longer where it was.
         allow_pickle: read pickled weights, even if the run did not.
-        local_files_only: of the hub, take only what is in its cache, even if the run did not.
+        local_files_only: take a model on the hub from the cache only, even if the run did not.
 
     Raises:
         BaseModelError: it is missing, or is not the one that the run was tuned on; says which part of it.

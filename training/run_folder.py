@@ -63,10 +63,10 @@ class Run:
         return tuple(sorted({int(name) for name in names if name.isdigit()} | {self.config.num_train_steps}))
 
     def at(self, step: int) -> Run:
-        """The run as it would be had it been tuned for ``step`` steps only; for export, say, if more is too much.
+        """The run as it was after ``step`` steps, to export that if later ones are over-tuned.
 
         Raises:
-            CheckpointError: there is no snapshot of that step; says of which there are.
+            CheckpointError: there is no snapshot of that step; lists those that there are.
         """
         last = self.config.num_train_steps
         if step == last:
@@ -74,7 +74,7 @@ class Run:
         path = self.folder / SNAPSHOTS / snapshot_name(step)
         if not path.is_file():
             there = ", ".join(map(str, self.steps[:-1]))
-            has = f"snapshots of the steps {there} and the last, {last}" if there else f"the last step, {last}, alone"
+            has = f"snapshots of the steps {there} and the last, {last}" if there else f"only the last step, {last}"
             raise CheckpointError(
                 f"the run {self.folder} has no snapshot of step {step}: it has {has}; tune again with "
                 "checkpointing_steps N for one every N steps"

@@ -105,9 +105,9 @@ def _clip(run: Run, video: str | Path | None) -> Video:
             size=(config.height, config.width),
         )
     except VideoError as error:
-        raise (error if video else VideoError(f"{error}; name the run's clip as video")) from error
+        raise (error if video else VideoError(f"{error}; give the run's clip as video")) from error
     if video is None and run.record["clip"].get("sha256") not in (clip.content_hash, _former_hash(clip)):
-        raise VideoError(f"{config.video} is another clip than the run was tuned on; name that one as video")
+        raise VideoError(f"{config.video} is not the clip that the run was tuned on; give that one as video")
     return clip
 
 

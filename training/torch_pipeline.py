@@ -47,9 +47,9 @@ def torch_pipeline(
         base: gives the text encoder, the VAE, the tokenizer and the schedule.
         unet: made by :func:`tav_sdk.training.inflate` from the base's U-Net; its number of frames is the pipeline's.
         prompt: the caption of the clip that it was tuned on.
-        height: pixels.
-        width: pixels.
-        fps: of that clip, and of what is generated.
+        height: of the frames, in pixels.
+        width: of the frames, in pixels.
+        fps: frames per second of that clip, and of what is generated.
     """
     vae = base.load_vae().requires_grad_(False)
     text_encoder = base.load_text_encoder().requires_grad_(False)
@@ -74,7 +74,7 @@ def unet_engine(base: PretrainedBase, unet: VideoUNet, *, height: int, width: in
 
 
 class _Called(nn.Module):
-    """A module that is called another way than by its ``forward``."""
+    """A module whose ``forward`` calls another function of it."""
 
     def __init__(self, module: nn.Module, call: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

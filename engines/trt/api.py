@@ -38,7 +38,7 @@ _loaded: dict[str, Flavour] = {}
 
 
 class Log:
-    """What TensorRT last complained of; it knows one logger a process, and calls it from any thread."""
+    """What TensorRT last complained of. It knows one logger per process, and calls it from any thread."""
 
     def __init__(self, trt: Any) -> None:
         messages: collections.deque[str] = collections.deque(maxlen=20)
@@ -170,7 +170,7 @@ class Flavour:
             elif self.is_rtx != config.USE_TENSORRT_RTX:
                 other = next(title for engine, title in TITLES.items() if engine != self.engine)
                 raise EngineError(
-                    f"this process has set up Polygraphy for {other}, and it serves one of the two; build for "
+                    f"this process has set up Polygraphy for {other}, and it serves only one of the two; build for "
                     f"{self.engine} in a process of its own, with POLYGRAPHY_USE_TENSORRT_RTX={int(self.is_rtx)}"
                 )
         # The only way to hand Polygraphy a logger; TensorRT takes the first that it is given.
@@ -237,7 +237,7 @@ def _import(engine: str) -> Any:
         raise EngineError(f"{module} is not installed. Install it with: pip install tensorrt")
     if other := loaded_other(engine):
         raise EngineError(
-            f"this process has loaded {TITLES[other]}, and serves one of the two; use {engine} in a process of its own"
+            f"this process has loaded {TITLES[other]}, and can load only one of the two; use {engine} in a new process"
         )
     try:
         return importlib.import_module(module)

@@ -95,7 +95,7 @@ class TrtBackend:
             The plan's file.
 
         Raises:
-            InputError: there is no such option, or it cannot be.
+            InputError: there is no such option, or its value is out of range.
             EngineError: the plan cannot be built.
             OutputError: the cache cannot be written.
         """
@@ -116,8 +116,8 @@ def _unloaded(engine: str, other: str) -> EngineStatus:
         found = f"{TITLES[engine]} {version(MODULES[engine])}"
     except PackageNotFoundError:
         return _refusal(engine, f"{MODULES[engine]} is not installed", _INSTALL[engine])
-    detail = f"{found} is installed, but this process has loaded {TITLES[other]}, and serves one of the two"
-    return _refusal(engine, detail, f"Name {engine} from the start of a process.")
+    detail = f"{found} is installed, but this process has loaded {TITLES[other]}, and can load only one of the two"
+    return _refusal(engine, detail, f"Use {engine} in a new process.")
 
 
 def _refusal(engine: str, detail: str, fix: str, *, builds: bool = False) -> EngineStatus:

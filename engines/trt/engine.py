@@ -71,8 +71,8 @@ class TrtEngine(Engine):
         profile = choose_profile(self.name, self._profiles, feeds)
         if self.tuned and weights is None:
             raise InputError(
-                f"the {self.name} plan has no clip's weights in it: expected {len(self.tuned)} of them, got none; "
-                "run with a bundle's"
+                f"the {self.name} plan holds no clip's weights: expected {len(self.tuned)} tuned weights, got none; "
+                "give those of a bundle"
             )
         with self._lock:
             if self._plan is None or self._weights is None:  # another thread closed it meanwhile

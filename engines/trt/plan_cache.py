@@ -33,7 +33,7 @@ def make_plan(
     Args:
         graph: one with a key.
         engine: ``tensorrt`` or ``tensorrt-rtx``.
-        options: how to build it; by default for this machine's GPU, or for those that come by default.
+        options: how to build it; by default as :func:`default_options` says.
         timing_cache: as in :func:`build_plan`.
         cache: by default the user's cache of engines.
 
@@ -41,7 +41,7 @@ def make_plan(
         The plan's file, which stays until this process ends.
 
     Raises:
-        InputError: the graph has no key, or an option cannot be.
+        InputError: the graph has no key, or an option is out of range.
         EngineError: it cannot be built.
         OutputError: the cache cannot be written.
     """
@@ -143,7 +143,7 @@ def _graph_facts(graph: Graph, flavour: Flavour) -> dict[str, Any]:
 
 
 def default_options(flavour: Flavour) -> BuildOptions:
-    """How to build unless told: for the GPUs that come by default, or for this machine's if it is not among them."""
+    """How a plan is built by default: for the usual GPUs, or for this machine's if it is not among them."""
     turing = flavour.is_rtx and _capability() == "7.5"
     return BuildOptions(compute_capabilities=("7.5",) if turing else ())
 

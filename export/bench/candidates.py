@@ -53,7 +53,7 @@ class Candidates:
 
         self.loaded = load_run(run)
         if self.loaded.record["tuned_sha256"] != self.bundle.manifest.tuned_sha256:
-            raise InputError(f"the bundle {self.bundle.folder} was not exported from the run {run}; give that one")
+            raise InputError(f"the bundle {self.bundle.folder} was not exported from the run {run}; give its own run")
         from tav_sdk.export.bench.peers import PEERS
         from tav_sdk.training.tuning import find_device
 

@@ -14,7 +14,7 @@ def check_comparable(former: Mapping[str, Any], candidates: Candidates) -> None:
     """Check that a measurement of today can be compared with a former one.
 
     Raises:
-        InputError: that was of another bundle, or has not two candidates in common with it.
+        InputError: the former was of another bundle, or the two have fewer than two candidates in common.
     """
     for key in ("base", "precision", "num_frames", "height", "width", "device"):
         if former["bundle"].get(key) != candidates.facts[key]:

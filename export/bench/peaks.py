@@ -43,7 +43,7 @@ def matmul_peak(device: str = "cpu", *, repeats: int = 8) -> dict[str, float]:
 
 
 def bandwidth(device: str = "cpu", *, repeats: int = 8) -> float:
-    """Bytes a second of a copy, those that are read and those that are written."""
+    """Bytes per second of a copy, those that are read and those that are written."""
     source = torch.ones(_COPIED // 4, device=device)
     target = torch.empty_like(source)
 

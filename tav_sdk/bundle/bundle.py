@@ -1,4 +1,4 @@
-"""A bundle on disk: one folder that a machine without PyTorch can run. Its file names are declared here and only here.
+"""A bundle on disk: one folder that a machine without PyTorch can run. Its file names are declared in :mod:`.layout`.
 
 Nothing in a bundle is executed or unpickled. Every path in it is relative and stays inside, and hashes are checked.
 """
@@ -43,7 +43,7 @@ class Bundle(GraphFolder):
 
     @property
     def residuals(self) -> tuple[TensorSpec, ...]:
-        """What the U-Net takes of a ControlNet; none if it was exported without control."""
+        """The ControlNet residuals that the U-Net takes; none if it was exported without control."""
         inputs = (tensor.spec for tensor in self.manifest.graphs[UNET].inputs)
         return tuple(spec for spec in inputs if spec.name.startswith((DOWN_RESIDUAL, MID_RESIDUAL)))
 
@@ -55,7 +55,7 @@ class Bundle(GraphFolder):
         """
         if not self.residuals:
             raise BundleError(
-                f"the U-Net of the bundle {self.folder} takes no control; export its run again with --control"
+                f"the U-Net of the bundle {self.folder} takes no control; export its run again with control"
             )
 
     def weights(self, adapter_scale: float = 1.0) -> Weights | None:
@@ -119,7 +119,7 @@ def check_same_base(mine: Bundle, other: Bundle) -> None:
 
 
 def _differences(mine: Manifest, other: Manifest) -> Iterator[tuple[str, object, object]]:
-    """What keeps two bundles apart, the most telling first: a name, and the value in each."""
+    """What differs between two bundles, the most telling first: a name, and the value in each."""
     bases = [mine.base, other.base]
     if bases[0].sha256 != bases[1].sha256:
         here, there = (f"{base.name} ({base.sha256[:12]}...)" for base in bases)

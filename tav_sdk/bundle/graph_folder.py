@@ -14,7 +14,7 @@ from tav_sdk.files import sha256_of
 
 
 class GraphFolder:
-    """A folder of graphs and other files, of which a manifest that has been read knows the hashes.
+    """A folder of graphs and other files, whose sizes and hashes its manifest lists.
 
     Args:
         kind: what it is, for messages.
@@ -77,7 +77,7 @@ class GraphFolder:
         )
 
     def _key(self, file: str) -> str:
-        """SHA-256 of a graph and of its weights, the clip's own and other graphs in the folder left out."""
+        """SHA-256 of a graph and its weights, without the clip's own weights and without other graphs in the folder."""
         folder = PurePosixPath(file).parent.as_posix()
         left_out = (
             f"/{TUNED_FILE}",

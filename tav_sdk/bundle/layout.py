@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 FORMAT_VERSION = 3
-"""What is written. Formats 1 and 2 are read as well; the weights of a bundle of format 1 cannot be swapped."""
+"""The format that is written. Formats 1 and 2 are read as well; weights of a bundle of format 1 cannot be swapped."""
 MANIFEST = "manifest.json"
 
 
@@ -18,11 +18,11 @@ GRAPHS = (TEXT_ENCODER, VAE_ENCODER, VAE_DECODER, UNET)
 WINDOWED_UNET = "windowed_unet"
 """The U-Net for a window of a longer video; not in every bundle. It stands beside the U-Net and shares its weights."""
 PAST, PRESENT = "past", "present"
-"""Of its inputs and outputs, with a point and a name: what it keeps of the windows before, and for the next one."""
+"""Before a point and a name: its inputs for what was kept of former windows, its outputs for the next window."""
 CONTROLNET = "controlnet"
 """A graph that no bundle has: it is exported by itself, see :mod:`tav_sdk.pipeline.controlnet`."""
 DOWN_RESIDUAL, MID_RESIDUAL = "down_block_additional_residual", "mid_block_additional_residual"
-"""Inputs of a U-Net that takes a ControlNet's residuals; the former with a number each."""
+"""Inputs of a U-Net that takes a ControlNet's residuals; those of the down blocks are numbered."""
 GRAPH_FILE = "model.onnx"
 
 
@@ -37,5 +37,5 @@ TUNED_FILE = "tuned.onnx_data"
 UNTUNED_FILE = "untuned.safetensors"
 """The base's values of the tuned weights that it has, beside :data:`TUNED_FILE`; equal for all clips on one base."""
 REFERENCES = "reference"
-"""Folder of one ``GRAPH.npz`` a graph: an input, and what the float32 model gave for it; see
+"""Folder with one ``GRAPH.npz`` per graph: an input, and what the float32 model gave for it; see
 :mod:`tav_sdk.pipeline.verify`."""

@@ -72,7 +72,7 @@ class GraphEntry(Strict):
         kept: the parts that compute in float32 whatever the precision is.
         axes: the lengths in use of each dynamic axis.
         tuned: where the tuned weights lie in :data:`TUNED_FILE` beside the graph.
-        untuned: where the base's values of them lie in :data:`UNTUNED_FILE`; none in bundles of before there was one.
+        untuned: where the base's values of them lie in :data:`UNTUNED_FILE`; none in bundles of older versions.
     """
 
     file: str
@@ -88,7 +88,7 @@ class GraphEntry(Strict):
 
 
 class BaseEntry(Strict):
-    """The base that a bundle was made of: its name, and SHA-256 of what it computes with."""
+    """The base that a bundle was made from: its name, and SHA-256 of what it computes with."""
 
     name: str
     sha256: str
@@ -99,8 +99,8 @@ class ClipEntry(Strict):
 
     Attributes:
         fps: frames per second of the frames that were taken, at least 0.01.
-        start: index of the first in its file.
-        stride: distance between them.
+        start: index of the first of them in the clip's file.
+        stride: distance between two of them in the file, in frames.
     """
 
     fps: float = Field(ge=0.01, le=1000)
@@ -113,12 +113,12 @@ class Manifest(Strict):
 
     Attributes:
         num_frames: frames of every clip that it edits.
-        height: pixels.
-        width: pixels.
+        height: of every frame, in pixels.
+        width: of every frame, in pixels.
         prompt: the caption that the clip was tuned with.
         latent_channels: channels of a latent.
         vae_scale_factor: pixels per latent along one side.
-        scaling_factor: what the VAE's latents are multiplied with.
+        scaling_factor: what the VAE's latents are multiplied by.
         inflation: how the U-Net was inflated.
         num_inference_steps: DDIM steps that the base does best with, the paper's 50 for Stable Diffusion.
         guidance_scale: what the base is best edited with, the paper's 12.5 for Stable Diffusion.
@@ -127,9 +127,9 @@ class Manifest(Strict):
         quality: how the export's edits compared with those of the float32 model, see :mod:`tav_sdk.export.quality`;
             none where they were not compared.
         files: size and hash of every file, by its path in the bundle.
-        base: what it was made of.
-        clip: what was tuned on.
-        tuned_sha256: of the file of tuned weights that it was exported from.
+        base: the base that it was made from.
+        clip: the clip that was tuned on.
+        tuned_sha256: SHA-256 of the file of tuned weights that it was exported from.
         provenance: base, clip, tuning and versions, for people; no code reads it.
     """
 
@@ -200,7 +200,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _typed(values: Any) -> Any:
-    """A manifest of format 1 or 2 with the entries of format 3, which stood among what is for people."""
+    """A manifest of format 1 or 2 with the entries of format 3, taken from its ``provenance``."""
     if not isinstance(values, dict) or values.get("format_version") not in (1, 2):
         return values
     told = values.get("provenance")

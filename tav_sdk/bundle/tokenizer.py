@@ -22,7 +22,7 @@ class Tokenizer:
     Args:
         definition: the text of a ``tokenizer.json``.
         model_max_length: tokens a prompt is padded to and truncated at, 77 for CLIP.
-        pad_token: the token that fills up, ``<|endoftext|>`` for SD 1.x and ``!`` for SD 2.x.
+        pad_token: the token to pad with, ``<|endoftext|>`` for SD 1.x and ``!`` for SD 2.x.
     """
 
     def __init__(self, definition: str, *, model_max_length: int = 77, pad_token: str = "<|endoftext|>") -> None:

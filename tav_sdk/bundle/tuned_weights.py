@@ -35,7 +35,7 @@ def check_adapter_scale(scale: float) -> float:
 
 
 def is_in_base(name: str) -> bool:
-    """Whether a tuned weight has a value in the base, too; the temporal attention's weights have none."""
+    """Whether the base has a value for a tuned weight; it has none for the temporal attention's weights."""
     return _TEMPORAL not in name
 
 

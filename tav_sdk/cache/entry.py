@@ -120,7 +120,7 @@ def touch_entry(path: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Take an entry whose lock is held from under its name, at once; where it is now, to be deleted."""
+    """Move an entry whose lock is held to another name, in one step; returns its new path, to be deleted."""
     trash = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     os.replace(path, trash)
     return trash

@@ -51,7 +51,7 @@ def parse_size(text: str, what: str) -> int:
     """Bytes of a size such as ``20GB`` (10^9 bytes), ``512 MiB`` (2^20 bytes), or a number of bytes.
 
     Raises:
-        ConfigError: it is no size; names ``what`` was to be set.
+        ConfigError: it is no size; the message begins with ``what``, the setting's name.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None or (match[3] and not match[2]):

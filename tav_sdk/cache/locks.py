@@ -1,4 +1,4 @@
-"""Who has an entry: the lock of each key, which processes share, and the entries that this process was given.
+"""Who uses an entry: the lock of each key, which processes share, and the entries that this process was given.
 
 A lock is held while its entry is made or removed, and the system frees it when a process dies. What a process was given
 and has not released is known to that process alone.
@@ -98,7 +98,7 @@ def remove_entry(path: Path, *, spare_held: bool) -> int:
 
 
 def sweep(folder: Path) -> None:
-    """Remove from a cache's folder what processes left that died while they wrote; those that live hold a lock."""
+    """Remove what processes left in a cache's folder when they died while writing; a living one holds a lock."""
     with contextlib.suppress(OSError):
         for path in tuple(folder.iterdir()):
             match = _OWN.fullmatch(path.name)

@@ -37,7 +37,7 @@ class Record:
 
 
 def write_record(new: Path, key: str, facts: Mapping[str, Any]) -> None:
-    """Take a new entry's files for this user alone, and write down what they are.
+    """Make a new entry's files private to this user, and record their sizes and hashes.
 
     Args:
         new: the folder that they were made in.

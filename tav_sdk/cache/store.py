@@ -83,7 +83,7 @@ class Cache:
     def get(self, key: str) -> Path | None:
         """The folder of an entry, or ``None`` if there is none that can be used.
 
-        Reads and hashes every file of the entry (about 1 s a GB), and notes the use if the cache may be written. What
+        Reads and hashes every file of the entry (about 1 s per GB), and notes the use if the cache may be written. What
         is damaged or not this user's alone is removed, with a logged warning. The entry stays until this process ends
         or calls :meth:`release`; another process may still remove it if it needs the room.
 
@@ -166,7 +166,7 @@ class Cache:
         return sorted(found, key=lambda entry: entry.last_used, reverse=True)
 
     def verify(self) -> list[CacheProblem]:
-        """What will not be used; nothing is removed. Reads and hashes every file (about 1 s a GB)."""
+        """What will not be used; nothing is removed. Reads and hashes every file (about 1 s per GB)."""
         if self.root.exists() and not self.root.is_dir():
             return [CacheProblem(self.root, "it is a file, not a folder")]
         if os.path.lexists(self.folder) and (why := folder_distrust(self.folder)):

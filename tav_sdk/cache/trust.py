@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def foreign_writer(status: os.stat_result) -> str:
-    """Who else may have written what has this status, after "it"; empty if nobody but this user."""
+    """Who else may have written a file with this status, as words after "it"; empty if nobody but this user."""
     if not hasattr(os, "geteuid"):  # Windows has no such modes
         return ""
     if status.st_uid != os.geteuid():

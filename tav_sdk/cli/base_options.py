@@ -45,7 +45,7 @@ PredictionType = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face id.", show_default="main")]
 LocalFilesOnly = Annotated[
-    bool | None, typer.Option("--local-files-only", help="Of a Hugging Face id, take only what is in the cache.")
+    bool | None, typer.Option("--local-files-only", help="Take a Hugging Face id from the cache; download nothing.")
 ]
 
 Preset = Annotated[
@@ -67,7 +67,7 @@ Temporal = Annotated[bool | None, typer.Option("--temporal/--no-temporal", help=
 MixedPrecision = Annotated[
     str | None,
     typer.Option(
-        help="What tuning computes in: no, fp16 or bf16.",
+        help="Mixed precision of tuning: no, fp16 or bf16.",
         show_default="on a GPU bf16, or fp16 if it has no bf16; no on a CPU",
     ),
 ]

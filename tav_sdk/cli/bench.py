@@ -25,7 +25,7 @@ def bench(
         Path | None, typer.Option(help="The run that it was exported from: measure PyTorch beside the engines.")
     ] = None,
     video: Annotated[
-        Path | None, typer.Option(help="A clip: measure whole edits, too, each in a process of its own.")
+        Path | None, typer.Option(help="A clip: also measure whole edits, each in a process of its own.")
     ] = None,
     engine: Annotated[
         list[str] | None,
@@ -75,7 +75,7 @@ def bench(
     if json_file is not None:
         check_new_file(json_file, overwrite=overwrite)
     if steps is not None and video is None:
-        raise InputError("--steps are of whole edits, which --video measures; give it, too")
+        raise InputError("--steps counts the steps of whole edits, which need a clip: give --video as well")
     opened = Bundle(bundle)
     candidates = Candidates(opened, engine, run)
     if former is not None:

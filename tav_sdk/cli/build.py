@@ -26,7 +26,7 @@ def build(
         int | None, typer.Option(help="0 to 5: how long to search for fast kernels.", show_default="TensorRT's")
     ] = None,
     workspace: Annotated[
-        str | None, typer.Option(help="Most scratch memory of one layer, such as 4GB.", show_default="all there is")
+        str | None, typer.Option(help="Largest scratch memory of one layer, such as 4GB.", show_default="all there is")
     ] = None,
     timing_cache: Annotated[
         Path | None, typer.Option(help="File of timings, read and added to. tensorrt only.")

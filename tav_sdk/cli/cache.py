@@ -41,7 +41,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 @app.callback()
 def _main() -> None:
-    """Look after what is kept on disk to be quick: engines, inversions, exported ControlNets, unfinished edits.
+    """Look after what is kept on disk to save time: engines, inversions, exported ControlNets, unfinished edits.
 
     It may be emptied at any time: what is needed again is made again. TAV_CACHE names another folder;
     TAV_CACHE_SIZE_ENGINES, TAV_CACHE_SIZE_INVERSIONS,
@@ -112,7 +112,7 @@ def clear(
         except typer.Abort:
             if sys.stdin.isatty():
                 raise
-            raise InputError("nobody answered, and nothing was removed; give --yes to be asked nothing") from None
+            raise InputError("there was no answer, so nothing was removed; give --yes to skip the question") from None
     freed = sum(cache.clear(unused_for=age) for cache in caches)
     say(f"removed {_bytes(freed)}")
 
@@ -128,7 +128,7 @@ def verify(kind: KindOption = None) -> None:
     for problem in problems:
         typer.echo(f"{problem.path}: {problem.message}")
     if problems:
-        say("what is listed is not used, and is made again when it is needed")
+        say("the entries listed are not used; each is made again when it is needed")
         raise typer.Exit(1)
     say("everything is as it was made")
 

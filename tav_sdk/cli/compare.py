@@ -49,8 +49,8 @@ def compare(
 ) -> None:
     """Edit a clip with the snapshots of its tuning, in one picture: the source, then a row for each prompt and step.
 
-    So over-tuning is seen, where edits keep more and more of the clip and show less of their prompt; export the step
-    that is best. tav tune keeps a snapshot every --checkpointing-steps. Edits run in PyTorch, without an export.
+    This shows over-tuning: edits keep more and more of the clip and show less of their prompt. Export the step that
+    looks best. tav tune keeps a snapshot every --checkpointing-steps. Edits run in PyTorch, without an export.
 
     [bold]Examples[/]
 
@@ -82,8 +82,8 @@ def compare(
         loaded.at(step)
     if steps is None and len(chosen) == 1:
         raise InputError(
-            f"the run {run} has no snapshots, its last step, {chosen[0]}, alone; tune again with --checkpointing-steps "
-            f"{max(chosen[0] // 4, 1)}, or look at that step with --steps {chosen[0]}"
+            f"the run {run} has no snapshots, only its last step, {chosen[0]}; tune again with --checkpointing-steps "
+            f"{max(chosen[0] // 4, 1)}, or look at that step alone with --steps {chosen[0]}"
         )
 
     from PIL import Image

@@ -66,7 +66,7 @@ def say(message: str) -> None:
 
 @contextlib.contextmanager
 def stages(*, hidden: bool = False) -> Iterator[Callable[[StepProgress], None]]:
-    """A progress bar a stage; yields a callback for everything that reports steps."""
+    """One progress bar per stage; yields a callback for everything that reports steps."""
     columns = (
         TextColumn("{task.description:<12}"),
         BarColumn(bar_width=32),

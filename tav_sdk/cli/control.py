@@ -38,7 +38,7 @@ ControlScaleOpt = Annotated[
     float | None, typer.Option(help="How much the control counts, 0 to 10.", show_default="1, as it was trained")
 ]
 ControlInversionOpt = Annotated[
-    bool, typer.Option("--control-inversion", help="Let the control steer the inversion, too.")
+    bool, typer.Option("--control-inversion", help="Let the control steer the inversion as well.")
 ]
 
 

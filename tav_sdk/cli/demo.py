@@ -68,7 +68,7 @@ def demo(
     """The whole way on one clip: tune, export, invert, edit and evaluate.
 
     The base model is Pocket, which ships with the package: small, and at home in a small world of its own. On a sample
-    clip this takes some minutes on two CPU cores. A clip of yours wants a Stable Diffusion base (--base).
+    clip this takes some minutes on two CPU cores. For a clip of yours give a Stable Diffusion base (--base).
 
     [bold]Examples[/]
 
@@ -151,7 +151,9 @@ def _job(sample: str | None, video: Path | None, prompt: str | None, edit: list[
         raise PromptError("an --edit is empty; say what the new video shows")
     if video is None:
         if prompt is not None:
-            raise InputError("--prompt is what a clip of yours shows; give --video too, or edit a sample with --edit")
+            raise InputError(
+                "--prompt is what a clip of yours shows; give it with --video, or edit a sample with --edit"
+            )
         chosen = sample_clip(sample or SAMPLE)
         edits = [("edit", words) for words in edit] if edit else list(chosen.edits.items())
         clip, caption = chosen.path, chosen.caption

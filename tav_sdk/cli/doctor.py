@@ -104,7 +104,7 @@ def _facts() -> dict[str, Any]:
 
 
 def _note_on_onnxruntime() -> str:
-    """What is wrong with the packages of ONNX Runtime, of which two fill one folder; empty if nothing is."""
+    """What is wrong with the packages of ONNX Runtime, two of which share one folder; empty if nothing is."""
     cpu, gpu = _version("onnxruntime"), _version("onnxruntime-gpu")
     providers = _providers()
     again = "pip install --force-reinstall --no-deps"

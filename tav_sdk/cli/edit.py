@@ -77,7 +77,7 @@ def edit(
         str | None,
         typer.Option(
             metavar="N|all",
-            help="Frames of the clip, however many: longer than the bundle's clips, they go window by window.",
+            help="Frames of the clip, any number: more than the bundle's are edited window by window.",
             show_default="the bundle's",
         ),
     ] = None,
@@ -86,7 +86,7 @@ def edit(
         bool,
         typer.Option(
             "--stream",
-            help="Each window through all steps before the next begins, so that the first frames come first.",
+            help="Finish each window before the next begins, so that the first frames come first.",
         ),
     ] = False,
     fps: FpsOpt = None,
@@ -102,7 +102,7 @@ def edit(
 ) -> None:
     """Edit a clip by text: DDIM inversion, then sampling with each prompt.
 
-    Writes one video a prompt (00.mp4, 01.mp4, ...), source.mp4, sheet.png (all of them side by side) and edits.json;
+    Writes one video per prompt (00.mp4, 01.mp4, ...), source.mp4, sheet.png (all of them side by side) and edits.json;
     with --reconstruct also reconstruction.mp4, which tav evaluate compares with the source.
 
     [bold]Examples[/]

@@ -26,13 +26,13 @@ GuidanceOpt = Annotated[
 AdapterOpt = Annotated[
     float, typer.Option(help="How much of the tuning is used, 0 to 2: 0 is the base, 1 as it was tuned.")
 ]
-FpsOpt = Annotated[float | None, typer.Option(help="Frame rate of the videos.", show_default="the clip's")]
+FpsOpt = Annotated[float | None, typer.Option(help="Frames per second of the videos.", show_default="the clip's")]
 FormatOpt = Annotated[str, typer.Option("--format", help="mp4, gif or webp.")]
 EngineOpt = Annotated[str, typer.Option(help=f"{', '.join(CHOICES)}; tav doctor says which work here.")]
 WindowOpt = Annotated[
     int | None,
     typer.Option(
-        help="Frames of a window; a bundle's graphs take one number only, so this says that it is the one you expect.",
+        help="The frames per window that you expect: an error if the bundle's graphs take another number.",
         show_default="the bundle's",
     ),
 ]

@@ -58,7 +58,7 @@ def export(
     quality: Annotated[
         bool,
         typer.Option(
-            help="In lower precision than fp32, compare edits, too, if the base has its own CLIP, as pocket has: about "
+            help="In lower precision than fp32, also compare edits, if the base has its own CLIP, as pocket has: about "
             "a minute."
         ),
     ] = True,
@@ -105,11 +105,11 @@ def export(
         loaded = loaded.at(step)
     if bundle is not None:
         if precision is not None:
-            raise InputError(f"--bundle has its graphs' precision, so --precision {precision} cannot be given with it")
+            raise InputError(f"--precision {precision} cannot be given with --bundle, which decides the precision")
         if control and not Bundle(bundle, verify=False).residuals:
             raise InputError(
-                f"--bundle has its graphs, and those of {bundle} take no control, so --control cannot be given with "
-                "it; export that bundle's run again with --control, or this one without --bundle"
+                f"--control cannot be given with --bundle {bundle}, whose graphs take no control; export that bundle's "
+                "run again with --control, or this one without --bundle"
             )
         from tav_sdk.export import export_clip
 

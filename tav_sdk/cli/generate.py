@@ -34,7 +34,7 @@ def generate(
         int | None, typer.Option(help="Frames of each video, however many.", show_default="the bundle's", min=1)
     ] = None,
     window: WindowOpt = None,
-    seed: Annotated[int, typer.Option(help="Of the noise: same seed, same video.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the noise: same seed, same video.")] = 0,
     negative_prompt: NegativeOpt = "",
     num_inference_steps: StepsOpt = None,
     guidance_scale: GuidanceOpt = None,

@@ -167,8 +167,8 @@ def _of_the_hub(repo: str, options: Mapping[str, Any]) -> dict[str, Any]:
     except NotInCacheError as error:
         at = f" --revision {options['revision']}" if options["revision"] else ""
         raise InputError(
-            f"there is nothing at {repo}, and as a Hugging Face id it is not in the cache, where alone tav info looks; "
-            f"tav plan --base {repo}{at} fetches its configurations, tav tune all of it"
+            f"there is nothing at {repo}, and no model of that id in the Hugging Face cache; tav info downloads "
+            f"nothing. tav plan --base {repo}{at} fetches its configurations, tav tune all of it"
         ) from error
 
 

@@ -59,7 +59,7 @@ def plan(
         str | None,
         typer.Option(help="Pixels: 512, or HEIGHTxWIDTH such as 512x320.", show_default="the base's"),
     ] = None,
-    precision: Annotated[str, typer.Option(help="Of the exported bundle: fp32, fp16, bf16 or int8.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="The bundle's precision: fp32, fp16, bf16 or int8.")] = "fp32",
     memory: Annotated[
         str | None,
         typer.Option(help="A budget, such as 12GB or 16GiB: what fits into it?", show_default=False),

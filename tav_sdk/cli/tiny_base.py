@@ -13,7 +13,7 @@ from tav_sdk.cli.console import say
 def make_tiny_base(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     prediction_type: Annotated[str, typer.Option(help="epsilon or v_prediction.")] = "epsilon",
-    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in OUT.")] = False,
 ) -> None:
     """Write a tiny random base model in Stable Diffusion's layout: to try the tools with, it draws noise.

@@ -170,5 +170,5 @@ def _print_json(progress: StepProgress) -> None:
         # What reads the lines has gone. Nothing more can be written there, not even when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise CancelledError(
-            "nobody reads standard output any more, so tuning stopped; the same command with --resume continues"
+            "standard output was closed, so tuning stopped; the same command with --resume continues"
         ) from None

@@ -27,7 +27,7 @@ def verify(
 ) -> None:
     """Check a bundle on this machine: every file's hash, and every graph against its float32 model's output.
 
-    Leaves with 1 if a graph fails, and with 2 if the bundle or the engine cannot be used. In the JSON a graph's
+    The exit code is 1 if a graph fails, and 2 if the bundle or the engine cannot be used. In the JSON a graph's
     "relative" is null where there was nothing to compare with.
 
     [bold]Examples[/]
@@ -56,9 +56,9 @@ def verify(
         Console(highlight=False, emoji=False, width=140).print(_table(checks))
         if unknown := [check.graph for check in checks if check.passed and check.relative is None]:
             say(
-                f"[yellow]{escape(', '.join(unknown))}:[/] finite, and no more is known: the bundle has no output of "
-                "the float32 model for it, since its clip was exported onto another bundle's graphs. Verify that other "
-                "bundle, or this one with an --engine on a GPU, which is compared with onnxruntime-cpu"
+                f"[yellow]{escape(', '.join(unknown))}:[/] only checked to be finite. This bundle has no output of the "
+                "float32 model to compare with, since its clip was exported onto another bundle's graphs. Verify that "
+                "other bundle, or this one with an --engine on a GPU, which is compared with onnxruntime-cpu"
             )
     if not passed:
         failed = [f"{check.graph} ({check.precision})" for check in checks if not check.passed]

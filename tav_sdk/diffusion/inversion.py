@@ -32,9 +32,9 @@ class Inversion:
             on, and guidance leads further away from it. ``negative-prompt`` has the inversion's prompt in the empty
             one's place, so that guidance changes only what the new prompt changes (Miyake et al., 2023). ``direct``
             adds in every step what sampling with the inversion's prompt is away from the curve (after Ju et al., 2024).
-        offsets: of ``direct``, see :func:`direct_offsets`.
-        start_timestep: of a fast inversion, see :func:`multistep_invert`: where sampling starts, whatever the number
-            of its steps; ``None`` of one by DDIM, from which sampling visits the timesteps of its own number of steps.
+        offsets: what the correction ``direct`` adds, see :func:`direct_offsets`.
+        start_timestep: where sampling starts after a fast inversion (:func:`multistep_invert`), whatever the number of
+            its steps; ``None`` after DDIM inversion, when sampling visits the timesteps of its own number of steps.
     """
 
     latents: np.ndarray = field(repr=False)
@@ -122,9 +122,9 @@ def multistep_invert(
 
     With ``y = latents / sqrt(alpha)`` and ``s = sqrt((1 - alpha) / alpha)`` DDIM is Euler's method for
     ``dy/ds = noise`` (Song et al., 2021, equation 14). This is Adams and Bashforth's method of second order for it,
-    which needs one evaluation a step, too. DDIM inversion asks the U-Net for the noise at the timestep that a step goes
-    to, not at the one that the latents are at. Edits owe to this lead that they keep the clip's layout, so it is kept:
-    the U-Net is asked one usual step ahead.
+    which needs one evaluation per step as well. DDIM inversion asks the U-Net for the noise at the timestep that a step
+    goes to, not at the one that the latents are at. Because of this lead edits keep the clip's layout, so it stays: the
+    U-Net is asked one usual step ahead.
 
     Args:
         unet: as in :func:`ddim_invert`.
@@ -132,7 +132,7 @@ def multistep_invert(
         encoder_hidden_states: ``(b, s, d)`` float32.
         schedule: the base model's schedule.
         num_inference_steps: number of U-Net evaluations, in [1, T).
-        usual_steps: of the DDIM inversion that this one stands for; says where it ends, and the lead.
+        usual_steps: steps of the DDIM inversion that this one stands for; they decide where it ends, and the lead.
         callback: called after every step with the stage ``inversion``; ``False`` cancels.
 
     Returns:

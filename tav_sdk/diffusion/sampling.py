@@ -55,7 +55,7 @@ def ddim_sample(
 
     Raises:
         InputError: ``num_inference_steps`` is out of range, negative text states are missing, or there is not one
-            offset a step.
+            offset per step.
         CancelledError: the callback returned ``False``.
     """
     latents = np.asarray(latents, dtype=np.float32)

@@ -133,7 +133,7 @@ class DDIMSchedule:
         For sampling that starts where an inversion with another number of steps ended.
 
         Raises:
-            InputError: there are not so many, or the two are no timesteps.
+            InputError: there are not that many, or the two are no timesteps.
         """
         if not (0 <= last <= first < self.num_train_timesteps and 1 <= num_inference_steps <= first - last + 1):
             raise InputError(

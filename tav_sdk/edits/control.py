@@ -34,7 +34,7 @@ def open_control(
         controlnet: the ControlNet, if it is open already, which stays the caller's; otherwise it is closed at the end.
 
     Raises:
-        InputError: the control video has not the frames that it needs.
+        InputError: the control video does not have the frames that it needs.
         BundleError: the ControlNet does not fit the bundle.
     """
     if options is None:

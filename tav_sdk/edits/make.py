@@ -61,7 +61,7 @@ def make(
 ) -> EditResult:
     """Do what a request asks for, and write the results as one folder.
 
-    ``out`` gets a video for each prompt (``00.mp4``, ``01.mp4``, ...), ``sheet.png`` and ``edits.json``; of an edit
+    ``out`` gets a video for each prompt (``00.mp4``, ``01.mp4``, ...), ``sheet.png`` and ``edits.json``; an edit
     also ``source.mp4``, and ``control.mp4`` and ``reconstruction.mp4`` where they were asked for. It appears when all
     is complete. The pipeline takes on the request's ``adapter_scale``.
 
@@ -117,7 +117,7 @@ def _edit(
         if control is not None:
             output.add("control", [control.video.frames])
         if settings.stream:
-            _log.info("it can be watched while it grows, and is in %s when it is done: %s", out, folder / "00.mp4")
+            _log.info("watch the video as it grows: %s; when it is done, it is in %s", folder / "00.mp4", out)
             edits = [_stream(settings, pipeline, clip, output, callback)]
         else:
             edits = list(_invert_and_sample(settings, pipeline, clip, output, control, callback))

@@ -25,7 +25,7 @@ class EditOutput:
         folder: where they go; there already.
         file_format: an mp4 is written as its frames come; the others hold them until the end.
         fps: frames per second of the videos.
-        num_frames: of each of them.
+        num_frames: frames of each video.
     """
 
     def __init__(self, folder: Path, file_format: FileFormat, fps: float, num_frames: int) -> None:
@@ -37,7 +37,7 @@ class EditOutput:
         """Write one video, and keep a few of its frames for the sheet.
 
         Args:
-            name: of the file, without its suffix.
+            name: the file's name without its suffix.
             parts: its frames in order, ``(f, h, w, 3)`` uint8 RGB each.
             label: on the sheet, behind the file's name.
             growing: let players show an mp4 while it is written.

@@ -169,7 +169,7 @@ def clip_frame(frames: NDArray[np.floating[Any]]) -> float | None:
     """100 x cosine, mean over all pairs of distinct frames: frame consistency of Tune-A-Video and LOVEU-TGVE.
 
     Args:
-        frames: ``(f, d)`` embeddings; ``None`` comes of a single one.
+        frames: ``(f, d)`` embeddings; a single one gives ``None``.
     """
     frames = _unit(frames)
     first, second = np.triu_indices(len(frames), k=1)
@@ -180,7 +180,7 @@ def clip_adjacent(frames: NDArray[np.floating[Any]]) -> float | None:
     """100 x cosine, mean over adjacent frames: Tem-Con of FateZero (arXiv 2303.09535), there without the 100.
 
     Args:
-        frames: ``(f, d)`` embeddings; ``None`` comes of a single one.
+        frames: ``(f, d)`` embeddings; a single one gives ``None``.
     """
     frames = _unit(frames)
     return float(100 * (frames[:-1] * frames[1:]).sum(axis=1).mean()) if len(frames) > 1 else None

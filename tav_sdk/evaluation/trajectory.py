@@ -44,7 +44,9 @@ def motion(video: NDArray[np.floating[Any]], source: NDArray[np.floating[Any]]) 
     """
     video, source = check_trajectory("video", video), check_trajectory("source", source)
     if len(video) != len(source):
-        raise InputError(f"expected trajectories of one length, got {len(video)} of the video, {len(source)}.")
+        raise InputError(
+            f"expected trajectories of one length, got {len(video)} of the video, {len(source)} of the source."
+        )
     centred, other = source - source.mean(axis=0), video - video.mean(axis=0)
     axis = np.linalg.svd(centred, full_matrices=False)[2][0]
     expected, got = centred @ axis, other @ axis  # (f,)
@@ -104,7 +106,7 @@ def find_trajectory(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _small(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Means over square blocks, so that the cost does not grow with the frame; a rest at right and bottom is cut."""
+    """Means over square blocks, so that the cost does not grow with the frame; the rest at right and bottom is cut."""
     num_frames, height, width = frames.shape[:3]
     block = max(1, min(height, width) // _WORKING_SIZE)
     rows, columns = height // block, width // block

@@ -61,9 +61,9 @@ class ControlNet:
 
     Attributes:
         manifest: what the folder holds.
-        num_frames: of the clips that it steers.
+        num_frames: frames of the clips that it steers.
         height: of its control pictures, in pixels.
-        width: likewise.
+        width: of its control pictures, in pixels.
         engine: the name of the engine that runs it.
     """
 
@@ -133,7 +133,7 @@ class ControlNet:
             timestep: ``()``.
             states: ``(b, s, d)`` text states.
             pixels: ``(f, 3, H, W)`` float32 control pictures in [0, 1].
-            scale: what the residuals are multiplied with.
+            scale: what the residuals are multiplied by.
         """
         if self._shared is None:
             self._shared = SharedEngine(self._graph, self.engine)

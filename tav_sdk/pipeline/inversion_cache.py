@@ -46,7 +46,7 @@ class InversionFacts:
         tuned: SHA-256 of the tuned weights.
         tokenizer: SHA-256 of the tokenizer's files.
         schedule: :meth:`~tav_sdk.diffusion.schedule.DDIMSchedule.to_config` of the base's schedule.
-        scaling_factor: what the VAE's latents are multiplied with.
+        scaling_factor: what the VAE's latents are multiplied by.
         precision: what the graphs compute in.
         engine: what runs them; other engines round otherwise.
         prompt: what the clip is inverted with.

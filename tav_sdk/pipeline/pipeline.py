@@ -337,8 +337,8 @@ class Pipeline:
         """Sample a new video for ``prompt`` from an inverted clip, with classifier-free guidance.
 
         Args:
-            prompt: what the video is to show, at most 77 tokens; one that is too long is cut with a warning. Of a list
-                of prompts there is a video for each.
+            prompt: what the video is to show, at most 77 tokens; one that is too long is cut with a warning. A list of
+                prompts gives one video each.
             inversion: from :meth:`invert`, whose correction is applied.
             negative_prompt: what it is not to show; not with the correction ``negative-prompt``, which has the clip's
                 caption there.
@@ -468,7 +468,8 @@ class Pipeline:
             num_inference_steps: as in :meth:`edit`.
             guidance_scale: as in :meth:`edit`.
             posterior_seed: as in :meth:`invert`.
-            max_bytes: of memory, each, for what is kept of inversion and of sampling; the rest goes to temporary files.
+            max_bytes: bytes of memory for what is kept of inversion, and as many for sampling; the rest goes to
+                temporary files.
             callback: called after each step, as in both, with the window as its ``item``; ``False`` cancels.
 
         Returns:
@@ -476,8 +477,8 @@ class Pipeline:
             is read.
 
         Raises:
-            BundleError: the bundle's frames depend on later ones, or it was exported before it could continue.
-            InputError: as in :meth:`invert` and :meth:`edit`; now, not when the first frames are asked for.
+            BundleError: the bundle's frames depend on later ones, or it was exported without windows.
+            InputError: as in :meth:`invert` and :meth:`edit`; raised now, not when the first frames are asked for.
         """
         (prompt,) = check_prompts((prompt,), "prompt")
         sample = SampleSettings.of(
@@ -551,9 +552,9 @@ class Pipeline:
         """Sample a video for ``prompt`` from noise, with the tuned clip's motion but not its layout.
 
         Args:
-            num_frames: of the video, by default the bundle's; other numbers as in :meth:`invert`.
+            num_frames: frames of the video, by default the bundle's; other numbers as in :meth:`invert`.
             seed: of the noise, at least 0.
-            fps: frame rate of the result; by default the tuned clip's.
+            fps: frames per second of the result; by default the tuned clip's.
 
         The other arguments and the errors are those of :meth:`edit`.
         """

@@ -25,7 +25,7 @@ from tav_sdk.errors import TavError
 from tav_sdk.progress import Callback, Stage, StepProgress, report
 
 SECONDS = 10.0
-"""Between two times that latents are kept."""
+"""Least time in seconds between two times that latents are kept."""
 _LATENTS, _DONE = "latents.npy", "done.npy"
 _HARMLESS = (TavError, OSError, ValueError, EOFError)
 
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class Unfinished:
-    """One loop's latents after the last of its steps that was kept.
+    """The latents of one loop, after the last step at which they were kept.
 
     Like :class:`~tav_sdk.pipeline.inversion_cache.InversionCache` it never fails an edit: what is wrong is logged as a
     warning.
@@ -52,7 +52,7 @@ class Unfinished:
         try:
             cache = Cache("unfinished") if cache is None else cache
         except _HARMLESS as error:
-            _log.warning("an interrupted edit will start again from its beginning: %s", error)
+            _log.warning("if this edit is interrupted, it will have to start over: %s", error)
         self._cache = cache if cache is not None and cache.max_bytes > 0 else None
 
     def find(self) -> tuple[int, np.ndarray] | None:
@@ -97,7 +97,7 @@ class Unfinished:
             finally:
                 self._cache.release(self._keys[turn])
         except _HARMLESS as error:
-            _log.warning("an interrupted edit cannot be resumed and starts again: %s", error)
+            _log.warning("the interrupted edit cannot be resumed, so it starts over: %s", error)
             return None
 
     def _keep(self, done: int, latents: np.ndarray) -> None:
@@ -112,7 +112,7 @@ class Unfinished:
             self._cache.get_or_make(key, make, facts={**self._facts, "turn": self._turn})
             self._cache.release(key)
         except _HARMLESS as error:
-            _log.warning("an interrupted edit will start again from its beginning: %s", error)
+            _log.warning("if this edit is interrupted, it will have to start over: %s", error)
             self._cache = None
             return
         self._remove(former)

@@ -39,7 +39,7 @@ class GraphUNet:
         if options["temporal_mask"] == "none" or options["group_norm"] == "video":
             return "its frames depend on later ones (temporal_mask none or group_norm video)"
         if self._engines.manifest.precision == "int8" or options["attention"] in ("causal", "full"):
-            return "there is no windowed U-Net in int8, or with attention over all frames"
+            return "a U-Net in int8, or with attention over all frames, cannot go on from window to window"
         return "it was exported without windows, or by an older version: export its run again"
 
     def __call__(

@@ -60,13 +60,13 @@ class GraphCheck:
 def verify(bundle: str | Path | Bundle, engine: str = "auto") -> list[GraphCheck]:
     """Compare the hash of every file with the manifest, then every graph with its reference.
 
-    Of the windowed U-Net the second window of a video is compared, whose past the engine makes itself.
+    Of the windowed U-Net, the second window of a video is compared; the engine makes the past of it itself.
 
     The tolerance is the precision's, of :data:`~tav_sdk.bundle.precision.TOLERANCES`; for a float32 graph on a GPU
     float16's, since engines may multiply float32 there in TF32, which has float16's mantissa.
 
     Args:
-        bundle: the bundle; of a :class:`~tav_sdk.bundle.bundle.Bundle` the hashes are not compared again.
+        bundle: the bundle; if it is a :class:`~tav_sdk.bundle.bundle.Bundle`, its hashes are not compared again.
         engine: what runs the graphs, as in :func:`tav_sdk.load`.
 
     Returns:

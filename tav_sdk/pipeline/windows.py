@@ -130,10 +130,10 @@ class LoopReport:
 
 
 class PastStore:
-    """What one window keeps for the next, for every evaluation of the U-Net: in memory, and from a limit on on disk.
+    """What one window keeps for the next, for every evaluation of the U-Net: in memory up to a limit, then on disk.
 
     Args:
-        max_bytes: of memory.
+        max_bytes: bytes of memory.
         folder: where the rest goes, in a folder of its own that :meth:`close` removes; by default the system's for
             temporary files.
 
@@ -171,8 +171,8 @@ class PastStore:
         except OSError as error:
             where = self._in or tempfile.gettempdir()
             raise OutputError(
-                f"what a stream keeps for its next window cannot be written to {where}: {error.strerror or error}. "
-                "Make room there, name another folder in TMPDIR, or edit without streaming, which keeps nothing"
+                f"the stream cannot write its temporary files to {where}: {error.strerror or error}. Make room there, "
+                "name another folder in TMPDIR, or edit without streaming, which writes none"
             ) from error
         self._names[index] = list(past)
 
@@ -212,7 +212,7 @@ class StreamedUNet:
         """``(b, c, f, h, w)``, ``()``, ``(b, s, d)`` -> ``(b, c, f, h, w)``, f at most a window."""
         past = self._store.get(self._index) if self._position else self._graph.nothing(len(sample))
         if past is None:
-            raise InputError("a window is continued with more steps than the window before it had")
+            raise InputError("this window has more steps than the window before it; take as many for every window")
         predicted, past = self._graph(sample, timestep, encoder_hidden_states, self._position, past)
         self._store.put(self._index, past)
         self._index += 1
@@ -288,11 +288,11 @@ def blended_runs(num_frames: int, length: int) -> list[int]:
         InputError: there are not as many frames as one run and frame 0, or a run has none.
     """
     if length < 1:
-        raise InputError("a window of one frame makes no video of several; export a run with more frames")
+        raise InputError("a window of one frame cannot make a longer video; tune and export with more frames")
     last = num_frames - length
     if last < 1:
         raise InputError(
-            f"this bundle's frames depend on later ones, so that a video has at least {length + 1} frames, got "
+            f"this bundle makes videos of at least {length + 1} frames, since its frames depend on later ones; got "
             f"{num_frames}"
         )
     step = max(length - length // 2, 1)

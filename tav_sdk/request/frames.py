@@ -56,7 +56,7 @@ class FrameSelection:
 
         if self.num_frames is None or self.start is None or self.stride is None:
             raise InputError(
-                "has no numbers yet: take EditSettings.of(request, manifest, schedule).frames", field="frames"
+                "still has open numbers: take EditSettings.of(request, manifest, schedule).frames", field="frames"
             )
         count = None if self.num_frames == "all" else self.num_frames
         return open_clip(path, num_frames=count, start=self.start, stride=self.stride, size=size)

@@ -369,7 +369,7 @@ def check_takes_control(manifest: Manifest) -> None:
         BundleError: it was exported without control.
     """
     if not any(tensor.name.startswith(DOWN_RESIDUAL) for tensor in manifest.graphs[UNET].inputs):
-        raise BundleError("the bundle's U-Net takes no control; export its run again with --control")
+        raise BundleError("the bundle's U-Net takes no control; export its run again with control")
 
 
 def _control_facts(control: ControlOptions) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Video:
 
     Attributes:
         frames: ``(f, h, w, 3)`` uint8 RGB, at least one frame.
-        fps: frames a second, 0.01 to 1000.
+        fps: frames per second, 0.01 to 1000.
 
     Raises:
         InputError: a shape, dtype or rate other than these.
@@ -108,7 +108,7 @@ class Video:
         The parent folder is made if need be. The file appears under its name only when it is complete.
 
         Args:
-            fps: frames a second in the file; ``None`` keeps ``self.fps``.
+            fps: frames per second in the file; ``None`` keeps ``self.fps``.
 
         Returns:
             ``path``.
@@ -134,7 +134,7 @@ class VideoInfo:
     Attributes:
         width, height: pixels as shown, that is after rotation and with square pixels: the size of the frames that
             :func:`read_video` gives without ``size``.
-        fps: average frames a second.
+        fps: average frames per second.
         num_frames: frames in the file; ``None`` where the container does not say.
         duration: seconds; ``None`` where the container does not say.
         codec: FFmpeg's name of the decoder, such as ``h264``.

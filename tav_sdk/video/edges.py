@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CANNY_THRESHOLDS = (100, 200)
-"""Of the gradient, those that ControlNets for Canny edges were trained with."""
+"""Thresholds of the gradient, low and high, that ControlNets for Canny edges were trained with."""
 
 
 def canny(frames: NDArray[np.uint8], *, low: int = CANNY_THRESHOLDS[0], high: int = CANNY_THRESHOLDS[1]) -> Any:

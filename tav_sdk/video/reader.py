@@ -186,7 +186,7 @@ def scaling() -> int:
 
 
 def nominal_rate(path: Path, stream: VideoStream) -> Fraction:
-    """Average frames a second, as the container says."""
+    """Average frames per second, as the container says."""
     rate = stream.average_rate or stream.guessed_rate
     if not rate:
         raise VideoError(f"{path} does not say its frame rate. Convert it to mp4 first.")
@@ -203,7 +203,7 @@ class _SampledRate:
         self._even = True
 
     def add(self, time: int | None) -> Fraction:
-        """Frames a second after one more frame, shown at ``time`` ticks."""
+        """Frames per second after one more frame, shown at ``time`` ticks."""
         if time is None or self._tick is None:
             self._tick = None  # one frame without a time, and times say nothing
             return self._nominal

@@ -43,7 +43,7 @@ class VideoWriter:
 
     Args:
         path: a name that ends in ``.mp4``; an existing file is replaced.
-        fps: frames a second, 0.01 to 1000.
+        fps: frames per second, 0.01 to 1000.
         growing: write under the name from the first frame on, as fragments of about a second that players can show
             while the file grows. What was written stays if the block ends with an error, and can be played.
 

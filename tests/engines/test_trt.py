@@ -252,7 +252,7 @@ def test_weights_that_came_half_are_copied_again(engine, gpu):
 
 
 def test_a_plan_does_not_run_without_a_clips_weights(engine):
-    with pytest.raises(InputError, match="the unet plan has no clip's weights in it: expected 1 of them, got none"):
+    with pytest.raises(InputError, match="the unet plan holds no clip's weights: expected 1 tuned weights, got none"):
         engine.run(feeds())
 
 

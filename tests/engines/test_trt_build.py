@@ -194,14 +194,14 @@ def test_tensorrt_builds_for_its_own_gpu_alone():
 
 
 def test_a_process_builds_with_one_flavour(plan):
-    with pytest.raises(EngineError, match="has set up Polygraphy for TensorRT for RTX, and it serves one of the two"):
+    with pytest.raises(EngineError, match="has set up Polygraphy for TensorRT for RTX, and it serves only one"):
         TENSORRT.polygraphy("polygraphy.backend.trt")
 
 
 def test_a_process_loads_one_flavour(plan, tmp_path, monkeypatch):
     (tmp_path / "tensorrt.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(EngineError, match="has loaded TensorRT for RTX, and serves one of the two; use tensorrt in a"):
+    with pytest.raises(EngineError, match="has loaded TensorRT for RTX, and can load only one of the two"):
         load("tensorrt")
 
 

@@ -176,7 +176,7 @@ def test_an_inversion_with_control_is_another_one_and_is_kept_apart(
 
 
 def test_a_bundle_without_control_is_refused(tiny_bundle, tiny_controlnet, exported, feeds, tmp_path):
-    text = "takes no control; export its run again with --control"
+    text = "takes no control; export its run again with control"
     with pytest.raises(BundleError, match=text):
         export_controlnet(tiny_controlnet, tmp_path / "net", bundle=tiny_bundle)
     with (

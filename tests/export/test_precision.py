@@ -304,4 +304,4 @@ def test_the_command_line_refuses_an_unknown_precision(tav, tiny_run, tmp_path):
 def test_a_precision_beside_a_bundle_is_refused(tav, tiny_run, tiny_bundle, tmp_path):
     result = tav("export", tiny_run, "--out", tmp_path / "out", "--bundle", tiny_bundle, "--precision", "fp16")
     assert result.exit_code == 2
-    assert "--bundle has its graphs' precision" in result.stderr
+    assert "with --bundle, which decides the precision" in result.stderr

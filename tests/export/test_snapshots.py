@@ -90,8 +90,8 @@ def test_a_clip_that_is_gone_or_another_is_refused(run_copy, tmp_path, clip_path
 
     record = json.loads((run_copy / "run.json").read_text())
     for change, text in (
-        ({"video": str(tmp_path / "gone.mp4")}, r"gone.mp4.*; give the run's clip with --video"),
-        ({"start": 3}, "clip.mp4 is another clip than the run was tuned on; give that one with --video"),
+        ({"video": str(tmp_path / "gone.mp4")}, r"gone.mp4.*; give the run's clip as video"),
+        ({"start": 3}, "clip.mp4 is not the clip that the run was tuned on; give that one as video"),
     ):
         config = {**record["config"], **change}
         (run_copy / "run.json").write_text(json.dumps({**record, "config": config}))
@@ -131,7 +131,7 @@ def test_the_picture_is_written(tav, run_copy, tmp_path):
 def test_a_picture_that_is_there_is_replaced_only_when_asked(tav, refused, run_copy):
     (run_copy / "compare.png").write_bytes(b"mine")
     few = ("--num-inference-steps", 1, "--steps", 1, "--prompt", "a man")
-    text = "compare.png is there already; choose another file, or replace it with --overwrite"
+    text = "compare.png is there already; choose another file, or set overwrite to replace it"
     refused(text, run_copy, *few)
     refused("is a folder; expected the name of a file", run_copy, *few, "--out", folder_called("x.png", run_copy))
     assert (run_copy / "compare.png").read_bytes() == b"mine"
@@ -171,7 +171,7 @@ def test_bad_options_are_refused(refused, run_copy, options, text):
 
 
 def test_a_run_without_snapshots_says_how_to_get_some(refused, tiny_run):
-    text = "has no snapshots, its last step, 2, alone; tune again with --checkpointing-steps 1, or look at that step"
+    text = "has no snapshots, only its last step, 2; tune again with --checkpointing-steps 1, or look at that step"
     refused(text, tiny_run, "--prompt", "x")
 
 

@@ -241,7 +241,7 @@ def test_a_folder_that_is_not_empty_is_refused(refused, tune_args, edit_args, ti
         "generate": ["generate", tiny_bundle, "--prompt", "x", "--out", work],
         "make-tiny-base": ["make-tiny-base", work],
     }
-    refused("is not empty; choose another folder, or replace it with --overwrite", *args[command])
+    refused("is not empty; choose another folder, or set overwrite to replace", *args[command])
 
 
 def test_a_folder_that_is_not_empty_is_replaced_when_asked(tav, edit_args, tiny_bundle, work):
@@ -428,6 +428,6 @@ def test_a_reader_that_goes_away_stops_tuning_without_a_trace(start, tune_args, 
     process.wait(timeout=180)
     assert process.returncode == 2
     assert process.stderr.read() == (
-        "error: nobody reads standard output any more, so tuning stopped; the same command with --resume continues\n"
+        "error: standard output was closed, so tuning stopped; the same command with --resume continues\n"
     )
     assert [path.name for path in work.iterdir()] == [".run.partial"]

@@ -145,7 +145,7 @@ def test_clearing_what_is_old(tav, filled):
 def test_clearing_asks_first(tav, filled):
     result = tav("cache", "clear", "--older-than", 2)  # without an answer
     assert result.exit_code == 2
-    assert "error: nobody answered, and nothing was removed; give --yes" in result.stderr
+    assert "error: there was no answer, so nothing was removed; give --yes" in result.stderr
     which = "the engines, inversions, controlnets and unfinished edits that were not used for 2 days"
     assert f"Remove {which} from {filled}? [y/N]" in result.stdout
     assert len(kept("engines")) == 1
@@ -175,5 +175,5 @@ def test_verifying_names_what_is_damaged(tav, filled):
     result = tav("cache", "verify")
     assert result.exit_code == 1
     assert result.stdout.startswith(f"{path}: plan was changed: expected sha256 ")
-    assert result.stderr == "what is listed is not used, and is made again when it is needed\n"
+    assert result.stderr == "the entries listed are not used; each is made again when it is needed\n"
     assert tav("cache", "verify", "--kind", "inversions").exit_code == 0

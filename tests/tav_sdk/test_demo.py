@@ -58,7 +58,7 @@ def test_a_clip_of_ones_own_needs_its_caption(tav, work, clip_path):
 def test_a_caption_without_a_clip_is_refused(tav, work):
     result = tav("demo", "--out", work / "demo", "--prompt", "a man is skiing")
     assert result.exit_code == 2
-    assert "--prompt is what a clip of yours shows; give --video too" in result.stderr
+    assert "--prompt is what a clip of yours shows; give it with --video" in result.stderr
 
 
 def test_an_unknown_sample_is_refused(tav, work):

@@ -29,7 +29,9 @@ def test_a_file_that_is_there_is_written_only_when_asked(tmp_path):
     path = tmp_path / "a.png"
     assert check_new_file(path, overwrite=False) == path
     path.write_bytes(b"")
-    with pytest.raises(OutputError, match=r"a.png is there already; choose another file, or replace it with --overwri"):
+    with pytest.raises(
+        OutputError, match=r"a.png is there already; choose another file, or set overwrite to replace it"
+    ):
         check_new_file(path, overwrite=False)
     assert check_new_file(path, overwrite=True) == path
     with pytest.raises(OutputError, match=r"is a folder; expected the name of a file to write"):
@@ -104,7 +106,7 @@ def test_overwriting_replaces_all_of_a_folder(tmp_path):
 
 def test_a_folder_with_files_is_refused(tmp_path):
     fill(tmp_path / "out", "old")
-    with pytest.raises(OutputError, match=r"out is not empty; choose another folder, or replace it with --overwrite"):
+    with pytest.raises(OutputError, match=r"out is not empty; choose another folder, or set overwrite to replace"):
         fill(tmp_path / "out")
 
 

@@ -306,7 +306,7 @@ def test_edit_of_all_frames(tav, tiny_bundle, clip_path, tmp_path):
     streamed = tmp_path / "streamed"
     result = tav("edit", tiny_bundle, "--video", clip_path, *how, "--stream", "--out", streamed)
     assert result.exit_code == 0, result.stderr
-    assert "can be watched while it grows" in result.stderr
+    assert "watch the video as it grows" in result.stderr
     assert read_video(streamed / "00.mp4").num_frames == 10
 
 
@@ -396,7 +396,7 @@ def test_what_is_kept_goes_to_disk_beyond_the_limit(tmp_path):
 def test_a_full_disk_says_what_to_do(tmp_path):
     with PastStore(max_bytes=0, folder=tmp_path / "gone") as store, pytest.raises(OutputError) as caught:
         store.put(0, {"past.x": np.zeros(3, np.float32)})
-    assert "cannot be written to" in str(caught.value)
+    assert "cannot write its temporary files to" in str(caught.value)
     assert "edit without streaming" in str(caught.value)
 
 

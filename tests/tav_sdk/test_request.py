@@ -141,7 +141,7 @@ CASES: dict[str, Case] = {
     ),
     "frames without numbers": (
         lambda folder: FrameSelection().open(folder, size=(8, 8)),
-        "frames has no numbers yet: take EditSettings.of(request, manifest, schedule).frames",
+        "frames still has open numbers: take EditSettings.of(request, manifest, schedule).frames",
         None,
         "",
     ),
@@ -247,9 +247,9 @@ CASES: dict[str, Case] = {
     ),
     "control of a bundle without": (
         lambda folder: resolved(edit(control=ControlOptions(video="canny", controlnet="pocket")), folder),
-        "the bundle's U-Net takes no control; export its run again with --control",
+        "the bundle's U-Net takes no control; export its run again with control",
         ["--control", "canny", "--controlnet", "pocket"],
-        "takes no control; export its run again with --control",
+        "takes no control; export its run again with control",
     ),
     "a stream of a bundle that cannot": (
         lambda folder: EditSettings.of(

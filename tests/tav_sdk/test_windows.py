@@ -65,7 +65,9 @@ def test_windows_are_reported():
 
 
 def test_too_few_frames_are_refused():
-    with pytest.raises(InputError, match="a video has at least 4 frames, got 3"):
+    with pytest.raises(
+        InputError, match="makes videos of at least 4 frames, since its frames depend on later ones; got 3"
+    ):
         blended_runs(3, 3)
-    with pytest.raises(InputError, match="a window of one frame makes no video of several"):
+    with pytest.raises(InputError, match="a window of one frame cannot make a longer video"):
         blended_runs(3, 0)

@@ -139,7 +139,7 @@ def test_without_network_it_says_what_was_tried(monkeypatch):
     with pytest.raises(BaseModelError) as refused:
         PretrainedBase(ID, revision="fp32")
     assert str(refused.value) == (
-        f"there is no folder or file {ID}, and as a Hugging Face id at fp32 it cannot be had: tried the cache and the "
+        f"there is no folder or file {ID}, and as a Hugging Face id at fp32 it cannot be got: tried the cache and the "
         "Hugging Face hub; LocalEntryNotFoundError: Cannot find an appropriate cached snapshot folder. Check the name "
         "and the network, and, for models that ask for it, log in with hf auth login; or download the model where "
         "there is a network and give its folder"
@@ -159,9 +159,9 @@ def test_a_cache_alone_that_has_nothing_says_so(tav, clip_path, work, monkeypatc
     result = tav("tune", "--base", ID, "--local-files-only", *options)
     assert result.exit_code == 2
     assert result.stderr == (
-        f"error: there is no folder or file {ID}, and as a Hugging Face id it is not in the cache, and only the cache "
-        "was asked (local files only). Leave local_files_only out where there is a network, or download the model "
-        "there and give its folder\n"
+        f"error: there is no folder or file {ID}, and as a Hugging Face id it is not in the cache, and "
+        "local_files_only allows no download. Leave local_files_only out where there is a network, or download the "
+        "model there and give its folder\n"
     )
     assert list(work.iterdir()) == []
 
@@ -171,8 +171,8 @@ def test_info_on_a_model_that_is_not_in_the_cache_says_what_fetches_it(tav, monk
     result = tav("info", ID, "--revision", "fp32")
     assert result.exit_code == 2
     assert result.stderr == (
-        f"error: there is nothing at {ID}, and as a Hugging Face id it is not in the cache, where alone tav info "
-        f"looks; tav plan --base {ID} --revision fp32 fetches its configurations, tav tune all of it\n"
+        f"error: there is nothing at {ID}, and no model of that id in the Hugging Face cache; tav info "
+        f"downloads nothing. tav plan --base {ID} --revision fp32 fetches its configurations, tav tune all of it\n"
     )
 
 

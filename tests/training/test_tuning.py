@@ -216,7 +216,7 @@ def test_a_size_that_the_base_cannot_take_is_refused(config):
 def test_a_folder_that_is_not_empty_is_refused(config, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match="is not empty; choose another folder, or replace it with --overwrite"):
+    with pytest.raises(OutputError, match="is not empty; choose another folder, or set overwrite to replace"):
         tune(config)
     assert (tmp_path / "run" / "mine.txt").read_text() == "mine"
 
@@ -267,7 +267,7 @@ def test_a_step_without_a_snapshot_is_refused_with_those_there_are(config):
 def test_a_run_without_snapshots_says_so(tiny_run):
     run = load_run(tiny_run)
     assert run.steps == (2,)
-    with pytest.raises(CheckpointError, match="has no snapshot of step 1: it has the last step, 2, alone; tune again"):
+    with pytest.raises(CheckpointError, match="has no snapshot of step 1: it has only the last step, 2; tune again"):
         run.at(1)
 
 

@@ -91,15 +91,15 @@ class BaseFolder:
         return digest.hexdigest()
 
     def load_unet(self) -> UNet2DConditionModel:
-        """In float32."""
+        """The image U-Net in float32."""
         return self._load("unet", UNet2DConditionModel)
 
     def load_vae(self) -> AutoencoderKL:
-        """In float32."""
+        """The autoencoder in float32."""
         return self._load("vae", AutoencoderKL)
 
     def load_text_encoder(self) -> CLIPTextModel:
-        """In float32."""
+        """The text encoder in float32."""
         return self._load("text_encoder", CLIPTextModel)
 
     def _load(self, part: str, kind: Any) -> Any:
@@ -117,7 +117,7 @@ class BaseFolder:
         return model
 
     def _check_keys(self, part: str, info: dict[str, Collection[Any]]) -> None:
-        # What is missing would be random, and nobody would know.
+        # diffusers fills what is missing with random numbers, without a word.
         problems = [f"missing {key}" for key in sorted(info["missing_keys"]) if not key.endswith(BUFFERS)]
         problems += [f"unexpected {key}" for key in sorted(info["unexpected_keys"]) if not key.endswith(BUFFERS)]
         problems += [f"{key[0]}: expected {tuple(key[2])}, got {tuple(key[1])}" for key in info["mismatched_keys"]]

@@ -106,12 +106,12 @@ def snapshot(
         what = f"there is no folder or file {repo}, and as a Hugging Face id{f' at {revision}' if revision else ''} it "
         if local_files_only and isinstance(error, LocalEntryNotFoundError):
             raise NotInCacheError(
-                f"{what}is not in the cache, and only the cache was asked (local files only). Leave local_files_only "
-                "out where there is a network, or download the model there and give its folder"
+                f"{what}is not in the cache, and local_files_only allows no download. Leave local_files_only out where "
+                "there is a network, or download the model there and give its folder"
             ) from error
         reason = next(iter(str(error).strip().splitlines()), "no reason").rstrip(".")
         raise BaseModelError(
-            f"{what}cannot be had: tried the cache{'' if local_files_only else ' and the Hugging Face hub'}; "
+            f"{what}cannot be got: tried the cache{'' if local_files_only else ' and the Hugging Face hub'}; "
             f"{type(error).__name__}: {reason}. Check the name and the network, and, for models that ask for it, log "
             "in with hf auth login; or download the model where there is a network and give its folder"
         ) from error

@@ -122,7 +122,7 @@ def check_unet(config: Mapping[str, Any], what: str) -> None:
 
     Args:
         config: in diffusers' words; what is left out has diffusers' defaults.
-        what: what it is of, for messages.
+        what: what the U-Net is called in messages.
 
     Raises:
         BaseModelError: it is of another kind than Stable Diffusion's.

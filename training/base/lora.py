@@ -166,7 +166,7 @@ def _check_kind(what: str, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     if not any("lora" in key for key in tensors):
         raise BaseModelError(
             f"{what} is no LoRA: it has no key with 'lora' in it, but {', '.join(list(tensors)[:3])}; "
-            "a whole checkpoint is given as base"
+            "give a whole checkpoint as base"
         )
 
 

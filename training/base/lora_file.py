@@ -20,7 +20,7 @@ class LoraFile:
 
     Attributes:
         path: the file.
-        scale: what the change of the weights is multiplied with; 1 as it was trained.
+        scale: what the change of the weights is multiplied by; 1 as it was trained.
     """
 
     path: Path

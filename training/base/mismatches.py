@@ -1,4 +1,4 @@
-"""Long lists in messages: what does not fit, one thing a line. Without PyTorch."""
+"""Long lists in messages: what does not fit, one thing per line. Without PyTorch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SHOWN = 10
 
 
 def listed(problems: Sequence[str]) -> str:
-    """The first ten of a list, one a line and indented, and how many more there are; begins and ends with a newline."""
+    """The first ten of a list, one per line, indented, and how many more there are; begins and ends with a newline."""
     lines = list(problems[:SHOWN])
     if len(problems) > SHOWN:
         lines.append(f"and {len(problems) - SHOWN} more")

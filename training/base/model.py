@@ -42,7 +42,7 @@ class Source(Protocol):
 
     @property
     def pad_token(self) -> str | None:
-        """What fills up a prompt's tokens; none if the tokenizer says so itself."""
+        """The token that pads prompts; none if the tokenizer's own files say it."""
         ...
 
     @property
@@ -55,15 +55,15 @@ class Source(Protocol):
         ...
 
     def load_unet(self) -> UNet2DConditionModel:
-        """In float32."""
+        """The image U-Net in float32."""
         ...
 
     def load_vae(self) -> AutoencoderKL:
-        """In float32."""
+        """The autoencoder in float32."""
         ...
 
     def load_text_encoder(self) -> CLIPTextModel:
-        """In float32."""
+        """The text encoder in float32."""
         ...
 
 
@@ -81,13 +81,13 @@ class PretrainedBase:
             the hub's cache.
         prediction_type: ``epsilon`` or ``v_prediction``, if the base does not say so, or is wrong about it.
         revision: branch, tag or commit on the hub.
-        local_files_only: of the hub, take only what is in its cache.
+        local_files_only: take a model on the hub from the cache only; download nothing.
         weights: whether weights will be read; without, the configurations are enough.
 
     Raises:
         BaseModelError: the base or a part is missing or unreadable, or of a kind that cannot be inflated.
         PickledWeightsError: a part has only pickled weights and ``allow_pickle`` is not set.
-        ConfigError: ``prediction_type`` or a LoRA's scale is none that can be.
+        ConfigError: ``prediction_type`` is unknown, or a LoRA's scale is no finite number.
     """
 
     base: str | Path
@@ -180,7 +180,7 @@ class PretrainedBase:
 
     @property
     def scaling_factor(self) -> float:
-        """What the VAE's latents are multiplied with, 0.18215 for Stable Diffusion 1.x."""
+        """What the VAE's latents are multiplied by, 0.18215 for Stable Diffusion 1.x."""
         return float(self.configs["vae"].get("scaling_factor") or 0.18215)
 
     @property

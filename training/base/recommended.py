@@ -22,12 +22,12 @@ class Recommended:
     """Defaults that belong to a base. Those below are the paper's, for Stable Diffusion 1.4.
 
     Attributes:
-        height: pixels that the base was trained at.
+        height: of the frames that the base was trained on, in pixels.
         width: likewise.
         num_train_steps: optimizer steps of tuning.
         learning_rate: AdamW's.
         num_inference_steps: DDIM steps of inversion and of sampling.
-        guidance_scale: of editing.
+        guidance_scale: classifier-free guidance of editing.
         invert_with: the prompt of inversion: ``empty`` as in the released code, or the clip's ``caption``.
     """
 
@@ -49,12 +49,12 @@ def read_recommended(
 ) -> Recommended:
     """The defaults of a base: its size from the U-Net's ``sample_size``, the rest from ``tav_sdk.json`` if it has one.
 
-    A folder that is missing or incomplete has the paper's; what is wrong with it is said when it is loaded. Of a base
-    on the hub, the configurations are fetched; the last two arguments are for that.
+    A folder that is missing or incomplete has the paper's; loading it says what is wrong with it. For a base
+    on the hub the configurations are fetched; the last two arguments are for that.
 
     Raises:
-        BaseModelError: ``tav_sdk.json`` is damaged, or has a key that is none of :class:`Recommended`'s, or a value
-            out of its range; a single file is of no kind that can be inflated; configurations cannot be fetched.
+        BaseModelError: ``tav_sdk.json`` is damaged, or has a key that :class:`Recommended` does not have, or a value
+            out of range; a single file is of a kind that cannot be inflated; configurations cannot be fetched.
     """
     folder = find_base(base)
     values: dict[str, Any] = {}

@@ -95,7 +95,7 @@ class SingleFile:
 
     @property
     def pad_token(self) -> str:
-        """What fills up a prompt's tokens."""
+        """The token that pads prompts."""
         return "!" if self.is_v2 else "<|endoftext|>"
 
     @cached_property

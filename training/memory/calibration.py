@@ -1,4 +1,4 @@
-"""Numbers that were measured: what libraries and sessions take beside a model's own tensors.
+"""Measured numbers: what libraries and sessions take beside a model's own tensors.
 
 Peak resident memory of a process on Linux, glibc, one thread: see benchmarks/memory.py.
 """

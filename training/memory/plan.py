@@ -1,11 +1,11 @@
-"""What tuning, export, build and editing take of memory, predicted from a base's configurations before any of it runs.
+"""How much memory tuning, export, build and editing take, predicted from a base's configurations before any of it runs.
 
     plan = plan_memory("sd14", num_frames=24, height=512, width=512, memory=12_000_000_000)
     plan["tune"].peak, plan.budget["tune"].max_frames
 
 Models are made on torch's ``meta`` device, which has shapes and no memory, and run there: one tuning step with
 autograd, one pass of each graph. Every storage that lives is counted, so the counts are of the very code that tunes and
-exports. What a runtime adds to them is measured, by ``benchmarks/memory.py``, and stands below with what it is of.
+exports. What a runtime adds to them was measured with ``benchmarks/memory.py`` and stands in :mod:`.calibration`.
 """
 
 # check_choice makes a literal of a string.
@@ -51,7 +51,7 @@ def plan_memory(
     Args:
         base: what :class:`PretrainedBase` takes, or one made with ``weights=False``.
         num_frames: frames of the clip.
-        height: pixels; by default what the base recommends.
+        height: of the frames, in pixels; by default what the base recommends.
         width: likewise.
         precision: of the bundle's U-Net: ``fp32``, ``fp16``, ``bf16`` or ``int8``, which is planned as ``fp32``.
         mixed_precision: of tuning: ``no``, ``fp16`` or ``bf16``; by default what tuning takes: on a GPU ``bf16``, or
@@ -66,7 +66,7 @@ def plan_memory(
     Raises:
         BaseModelError: the base is missing, incomplete, or cannot be inflated.
         SizeError: the base cannot take height or width; names the nearest that it can.
-        ConfigError: a precision, a device or the number of frames is none that can be; fp16 tuning on a CPU.
+        ConfigError: a precision or device is unknown, there are no frames, or tuning is in fp16 on a CPU.
         InputError: the budget is not positive.
     """
     found = base if isinstance(base, PretrainedBase) else PretrainedBase(base, weights=False)

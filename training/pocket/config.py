@@ -9,7 +9,7 @@ from tav_sdk.errors import ConfigError
 
 PICTURE_SIZE = 64  # pixels
 LATENT_SIZE = 16
-SEED = 20260  # of the training stream; every evaluation uses other seeds
+SEED = 20260  # the training stream's; every evaluation uses other seeds
 RECOMMENDED = {
     "num_train_steps": 150,
     "learning_rate": 5e-4,

@@ -24,7 +24,7 @@ def _plain(picture: Image.Image) -> Image.Image:
 
 
 def _pixel_art(picture: Image.Image) -> Image.Image:
-    """Blocks of 1/32 of the width, six levels a channel, a little more contrast."""
+    """Blocks of 1/32 of the width, six levels per channel, a little more contrast."""
     size = picture.width
     small = np.asarray(picture.resize((32, 32), Image.Resampling.BOX)).astype(np.float32)
     levels = (np.clip((small - 128) * 1.25 + 128, 0, 255) / 51.0).round() * 51.0

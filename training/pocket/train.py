@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
 
     setting, out = find_setting(options.setting), options.out
     if setting.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"The setting '{setting.name}' needs a CUDA device and there is none; use --setting small.")
+        raise ConfigError(f"The setting '{setting.name}' needs a CUDA device and there is none; use the setting small.")
     if options.threads:
         torch.set_num_threads(options.threads)
     cores = torch.get_num_threads()

@@ -76,7 +76,7 @@ def _attend(attn: Attention, query: Tensor, key: Tensor, value: Tensor, **how: o
 
 
 def source_frames(mode: AttentionMode, num_frames: int) -> list[list[int]]:
-    """For each frame the frames that give it keys and values, one list a frame, all lists of one length.
+    """The frames that give keys and values to each frame: one list per frame, all of one length.
 
     ``causal`` and ``full`` look at every frame (``causal`` behind a mask), so they have no table here.
     """
@@ -128,7 +128,7 @@ class FrameAttnProcessor:
         return _attend(attn, query, key, value)
 
     def _sparse_causal(self, attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Frames 0 and 1 see frame 0 twice, and a softmax over every score twice is that over it once: n keys do."""
+        """Frames 0 and 1 see frame 0 twice; a softmax over doubled scores equals the plain one, so n keys do."""
         f = self.frames.num_frames
         query, key, value = (x.unflatten(0, (-1, f)) for x in (query, key, value))  # (b, f, n, d)
         first = _attended(attn, query[:, :2].flatten(1, 2), key[:, 0], value[:, 0])  # (b, 2 n, d)

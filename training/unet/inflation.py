@@ -125,7 +125,7 @@ def load_original_state(model: VideoUNet, state_dict: Mapping[str, Tensor], *, w
     Args:
         model: an inflated U-Net.
         state_dict: the weights by name.
-        where: what they are of, for messages.
+        where: what the weights are called in messages.
 
     Raises:
         CheckpointError: they are an image model's, keys are missing or left over, or shapes differ; names the first

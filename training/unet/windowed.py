@@ -73,7 +73,7 @@ class WindowedUNet(nn.Module):
         InputError: its frames depend on later ones, or on all former ones.
 
     Attributes:
-        names: of what is kept, in the order of the arguments ``past`` and of the results.
+        names: what is kept, by name, in the order of the arguments ``past`` and of the results.
     """
 
     def __init__(self, model: VideoUNet, height: int, width: int) -> None:

@@ -31,7 +31,7 @@ TILE, COLUMNS = 48, 13
 
 
 def digest(picture: Image.Image) -> str:
-    """Of the pixels, not of the file, so that it is the same with every version of every encoder."""
+    """A hash of the pixels, not of the file, so that it is the same with every version of every encoder."""
     return hashlib.sha256(f"{picture.mode} {picture.size}".encode() + picture.tobytes()).hexdigest()
 
 
