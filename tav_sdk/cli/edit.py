@@ -155,9 +155,12 @@ def edit(
     from tav_sdk.edits import make
     from tav_sdk.pipeline import load
 
-    with load(bundle, engine=engine, cache=not no_cache, adapter_scale=adapter_scale) as pipeline, stages() as show:
-        with opened(request.control, pipeline, engine=engine, show=show) as net:
-            make(request, pipeline, out, video=video, controlnet=net, overwrite=overwrite, callback=show)
+    with (
+        load(bundle, engine=engine, cache=not no_cache, adapter_scale=adapter_scale) as pipeline,
+        stages() as show,
+        opened(request.control, pipeline, engine=engine, show=show) as net,
+    ):
+        make(request, pipeline, out, video=video, controlnet=net, overwrite=overwrite, callback=show)
     say_where(out)
 
 
