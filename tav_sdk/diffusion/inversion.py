@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -55,7 +55,9 @@ class Inversion:
         """
         from tav_sdk.diffusion.inversion_file import save_inversion
 
-        return save_inversion(self, path)
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        arrays = {name: values.pop(name) for name in ("latents", "source_latents", "offsets")}
+        return save_inversion(path, {name: array for name, array in arrays.items() if array is not None}, values)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Inversion:
@@ -66,7 +68,7 @@ class Inversion:
         """
         from tav_sdk.diffusion.inversion_file import load_inversion
 
-        return load_inversion(path)
+        return Inversion(**load_inversion(path))
 
 
 def ddim_invert(

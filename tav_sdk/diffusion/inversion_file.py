@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tav_sdk.errors import InputError, OutputError
-
-if TYPE_CHECKING:
-    from tav_sdk.diffusion.inversion import Inversion
 
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
@@ -27,12 +25,13 @@ _FACTS: dict[str, tuple[type, ...]] = {
 }
 
 
-def save_inversion(inversion: Inversion, path: str | os.PathLike[str]) -> Path:
+def save_inversion(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Path:
     """Write an inversion; the file appears under its name only when it is complete.
 
     Args:
-        inversion: what to write.
         path: a name that ends in ``.safetensors``; an existing file is replaced.
+        arrays: ``latents``, ``source_latents`` and, with the correction ``direct``, ``offsets``.
+        facts: the inversion's other attributes.
 
     Raises:
         InputError: another suffix.
@@ -44,14 +43,11 @@ def save_inversion(inversion: Inversion, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix.lower() != SUFFIX:
         raise InputError(f"must end in {SUFFIX}, got {path}", field="path")
-    arrays = {"latents": inversion.latents, "source_latents": inversion.source_latents}
-    if inversion.offsets is not None:
-        arrays["offsets"] = inversion.offsets
-    facts = {"format_version": FORMAT_VERSION, **{name: getattr(inversion, name) for name in _FACTS}}
+    told = {"format_version": FORMAT_VERSION, **{name: facts[name] for name in _FACTS}}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         contiguous = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
-        save_file(contiguous, temporary, metadata={_KEY: json.dumps(facts)})
+        save_file(contiguous, temporary, metadata={_KEY: json.dumps(told)})
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{path} cannot be written: {error}; check the folder and the room on its disk") from error
@@ -60,8 +56,8 @@ def save_inversion(inversion: Inversion, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def load_inversion(path: str | os.PathLike[str]) -> Inversion:
-    """Read an inversion that :func:`save_inversion` wrote. Nothing in the file is executed or unpickled.
+def load_inversion(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The attributes of an inversion that :func:`save_inversion` wrote. Nothing in the file is executed or unpickled.
 
     Raises:
         InputError: there is no such file, or it holds no inversion of this format.
@@ -77,12 +73,10 @@ def load_inversion(path: str | os.PathLike[str]) -> Inversion:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
     except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise InputError(f"must be a file that Inversion.save wrote, got {path}: {error!r}", field="path") from error
-    return _inversion(path, facts, arrays)
+    return _checked(path, facts, arrays)
 
 
-def _inversion(path: Path, facts: Any, arrays: dict[str, np.ndarray]) -> Inversion:
-    from tav_sdk.diffusion.inversion import Inversion
-
+def _checked(path: Path, facts: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     version = facts.get("format_version") if isinstance(facts, dict) else None
     if version != FORMAT_VERSION:
         raise InputError(
@@ -106,4 +100,4 @@ def _inversion(path: Path, facts: Any, arrays: dict[str, np.ndarray]) -> Inversi
                 f"must hold finite float32 {name} with {axes} axes, got {array.dtype}{list(array.shape)} in {path}",
                 field="path",
             )
-    return Inversion(**arrays, **{name: facts[name] for name in _FACTS})
+    return {**arrays, **{name: facts[name] for name in _FACTS}}

@@ -29,9 +29,10 @@ from tav_sdk.pipeline.unet import GraphUNet
 from tav_sdk.pipeline.vae import VAE
 from tav_sdk.pipeline.windows import MEMORY_BYTES, LoopReport, stream_windows
 from tav_sdk.progress import Callback, Item, Stage, StepProgress, UNet, labelled, report
+from tav_sdk.request.bundle_checks import check_clip, check_latents
 from tav_sdk.request.frames import check_whole
 from tav_sdk.request.options import InvertOptions, SampleOptions, check_prompts, check_seed
-from tav_sdk.request.settings import InvertSettings, SampleSettings, check_clip, check_latents
+from tav_sdk.request.settings import InvertSettings, SampleSettings
 from tav_sdk.video.clip import Clip, Video
 
 if TYPE_CHECKING:

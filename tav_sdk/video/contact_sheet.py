@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-    from tav_sdk.video.clip import Video
 
 __all__ = ["Excerpt", "contact_sheet", "evenly", "frame_sheet"]
 
@@ -25,6 +24,15 @@ _MAX_FRAMES = 64
 _INK, _FAINT_INK, _PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
 _LABEL_SIZE, _INDEX_SIZE = 18, 13  # font sizes, pixels
 _MARGIN, _GAP = 16, 6  # pixels around the sheet, and between frames
+
+
+class HasFrames(Protocol):
+    """A clip in memory, such as a :class:`tav_sdk.Video`, or an :class:`Excerpt` of one."""
+
+    @property
+    def frames(self) -> NDArray[np.uint8]:
+        """``(f, h, w, 3)`` uint8 RGB."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,7 +57,7 @@ class _Row:
 
 
 def contact_sheet(
-    rows: Mapping[str, Video | Excerpt | NDArray[np.uint8]], *, num_columns: int = 8, scale: float | None = None
+    rows: Mapping[str, HasFrames | NDArray[np.uint8]], *, num_columns: int = 8, scale: float | None = None
 ) -> NDArray[np.uint8]:
     """Draw one row for each clip, such as a source and its edits: label above, frames left to right, index below each.
 
@@ -79,7 +87,7 @@ def contact_sheet(
 
 
 def frame_sheet(
-    clip: Video | NDArray[np.uint8], *, num_columns: int = 8, scale: float | None = None
+    clip: HasFrames | NDArray[np.uint8], *, num_columns: int = 8, scale: float | None = None
 ) -> NDArray[np.uint8]:
     """Draw one clip over as many rows as it takes; of more than 64 frames, 64 evenly chosen.
 

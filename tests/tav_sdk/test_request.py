@@ -24,7 +24,8 @@ from tav_sdk.request import (
     InvertOptions,
     SampleOptions,
 )
-from tav_sdk.request.settings import InvertSettings, SampleSettings, check_clip, check_latents, fast_steps
+from tav_sdk.request.bundle_checks import check_clip, check_latents
+from tav_sdk.request.settings import InvertSettings, SampleSettings, fast_steps
 
 REQUEST = Path(tav_sdk.__file__).parent / "request"
 
