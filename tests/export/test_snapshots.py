@@ -159,7 +159,7 @@ def folder_called(name, parent):
             "has no snapshot of step 7: it has snapshots of the steps 1, 2 and the last, 3",
         ),
         (("--prompt", "x", "--out", "sheet.jpg"), "--out must be a .png, got sheet.jpg"),
-        (("--prompt", "x", "--adapter-scale", "9"), "adapter_scale must be from 0 (the base) to 2, got 9.0"),
+        (("--prompt", "x", "--adapter-scale", "9"), "--adapter-scale must be from 0 (the base) to 2, got 9.0"),
         (("--prompt", "x", "--num-inference-steps", "0"), "num_inference_steps must be between 1 and 1000, got 0"),
         (("--prompt", "x", "--guidance-scale", "nan"), "guidance_scale must be a finite number, got nan"),
         (("--prompt", "x", "--device", "abacus"), "the device 'abacus' cannot be used here"),
