@@ -405,6 +405,7 @@ class Pipeline:
         callback: Callback | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
         """:meth:`edit_frames` with settings that were resolved before."""
+        check_latents(inversion.latents, self.manifest, exact_long_video=self.exact_long_video)
         if inversion.correction == "negative-prompt":
             settings = replace(settings, negative_prompt=inversion.prompt)
         return self._sample(
@@ -623,7 +624,6 @@ class Pipeline:
         callback: Callback | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
         """Check what can be checked now; sample and decode when the first frames are asked for."""
-        check_latents(latents, self.manifest, exact_long_video=self.exact_long_video)
         num_frames = latents.shape[2]
         self.unet.over(num_frames, control)
 
