@@ -104,7 +104,7 @@ def _edit(
     callback: Callback | None,
 ) -> EditResult:
     settings = EditSettings.of(request, pipeline.manifest, pipeline.schedule)
-    pipeline.adapter_scale = settings.adapter_scale
+    _scale(pipeline, settings.adapter_scale)
     clip = settings.frames.open(path, size=settings.size)
     _log.info("editing %s on %s (%s)", path.name, pipeline.engine, pipeline.why)
     _tell_windows(pipeline, clip.num_frames)
@@ -183,7 +183,7 @@ def _generate(
     request: GenerateRequest, pipeline: Pipeline, out: Path, *, overwrite: bool, callback: Callback | None
 ) -> EditResult:
     settings = GenerateSettings.of(request, pipeline.manifest, pipeline.schedule)
-    pipeline.adapter_scale = settings.adapter_scale
+    _scale(pipeline, settings.adapter_scale)
     _log.info("generating on %s (%s)", pipeline.engine, pipeline.why)
     _tell_windows(pipeline, settings.num_frames)
     with new_folder(out, overwrite=overwrite) as folder:
@@ -228,3 +228,9 @@ def _tell_windows(pipeline: Pipeline, num_frames: int) -> None:
 
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _scale(pipeline: Pipeline, adapter_scale: float) -> None:
+    """Set how much of the tuning is used; weights are not made again where that is so already."""
+    if pipeline.adapter_scale != adapter_scale:
+        pipeline.adapter_scale = adapter_scale
