@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from tav_sdk.bundle.graph_folder import file_entries
-from tav_sdk.bundle.layout import FORMAT_VERSION, SCHEDULER, TOKENIZER
+from tav_sdk.bundle.layout import FORMAT_VERSION
 from tav_sdk.bundle.manifest import GraphEntry, Manifest, write_manifest
 from tav_sdk.export.clip_bundle import provenance, told
 from tav_sdk.export.graph_exporter import GraphExporter
@@ -15,6 +14,7 @@ from tav_sdk.export.options import ExportOptions
 from tav_sdk.export.quality import QUALITY_TOLERANCES, check_edit_quality
 from tav_sdk.files import check_new, new_folder
 from tav_sdk.progress import Callback
+from tav_sdk.training.base.bundle_parts import base_entries, write_base_files
 from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.run_base import base_of_run
 from tav_sdk.training.run_folder import Run, load_run
@@ -66,10 +66,7 @@ def export_bundle(
     model = base_of_run(run, base, loras=loras, tokenizer=tokenizer, allow_pickle=allow_pickle)
     with new_folder(out, overwrite=overwrite) as folder:
         entries = GraphExporter(run, model, folder, options, callback).export()
-        (folder / TOKENIZER).mkdir()
-        model.load_tokenizer().save(folder / TOKENIZER)
-        (folder / SCHEDULER).parent.mkdir()
-        (folder / SCHEDULER).write_text(json.dumps(model.schedule.to_config(), indent=2) + "\n")
+        write_base_files(model, folder)
         manifest = _manifest(run, model, folder, options, entries)
         write_manifest(folder, manifest)
         if options.parity and options.quality and options.precision in QUALITY_TOLERANCES:
@@ -89,15 +86,10 @@ def _manifest(
         num_frames=config.num_frames,
         height=config.height,
         width=config.width,
-        latent_channels=int(base.configs["vae"]["latent_channels"]),
-        vae_scale_factor=base.vae_scale_factor,
-        scaling_factor=base.scaling_factor,
         inflation=config.inflation.to_dict(),
-        num_inference_steps=base.recommended.num_inference_steps,
-        guidance_scale=base.recommended.guidance_scale,
-        invert_with=base.recommended.invert_with,
         graphs=entries,
         files=file_entries(folder),
         provenance=provenance(run),
+        **base_entries(base),
         **told(run),
     )

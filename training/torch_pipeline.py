@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +18,7 @@ from tav_sdk.bundle.layout import (
     FORMAT_VERSION,
     GRAPH_FILE,
     GRAPHS,
-    SCHEDULER,
     TEXT_ENCODER,
-    TOKENIZER,
     UNET,
     VAE_DECODER,
     VAE_ENCODER,
@@ -29,6 +26,7 @@ from tav_sdk.bundle.layout import (
 from tav_sdk.bundle.manifest import GraphEntry, Manifest, TensorEntry, write_manifest
 from tav_sdk.engines.base import Engine, TensorSpec
 from tav_sdk.pipeline.pipeline import Pipeline
+from tav_sdk.training.base.bundle_parts import base_entries, write_base_files
 from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.torch_engine import TorchEngine
 from tav_sdk.training.unet.video_unet import VideoUNet
@@ -126,22 +124,13 @@ def _write_bundle(
     for name in GRAPHS:
         (folder / name).mkdir()
         (folder / name / GRAPH_FILE).touch()
-    (folder / TOKENIZER).mkdir()
-    base.load_tokenizer().save(folder / TOKENIZER)
-    (folder / SCHEDULER).parent.mkdir()
-    (folder / SCHEDULER).write_text(json.dumps(base.schedule.to_config()), encoding="utf-8")
-    recommended = base.recommended
+    write_base_files(base, folder)
     values = {
         "format_version": FORMAT_VERSION,
         "precision": "fp32",
         **facts,
-        "latent_channels": int(base.configs["vae"]["latent_channels"]),
-        "vae_scale_factor": base.vae_scale_factor,
-        "scaling_factor": base.scaling_factor,
+        **base_entries(base),
         "inflation": unet.options.to_dict(),
-        "num_inference_steps": recommended.num_inference_steps,
-        "guidance_scale": recommended.guidance_scale,
-        "invert_with": recommended.invert_with,
         "graphs": {name: _entry(name, *specs[name]) for name in GRAPHS},
         "files": file_entries(folder),
         "base": {"name": base.record["name"], "sha256": base.record["sha256"]},
