@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tav_sdk.bundle.graph_folder import GraphFolder
-from tav_sdk.bundle.layout import DOWN_RESIDUAL, GRAPHS, MID_RESIDUAL, SCHEDULER, TUNED_FILE, UNET, UNTUNED_FILE
+from tav_sdk.bundle.layout import GRAPHS, SCHEDULER, TUNED_FILE, UNET, UNTUNED_FILE
 from tav_sdk.bundle.manifest import GraphEntry, Manifest, StoredTensor, read_manifest
 from tav_sdk.bundle.tuned_weights import is_in_base, scale_tuned_weights
 from tav_sdk.diffusion.schedule import DDIMSchedule
@@ -44,8 +44,7 @@ class Bundle(GraphFolder):
     @property
     def residuals(self) -> tuple[TensorSpec, ...]:
         """The ControlNet residuals that the U-Net takes; none if it was exported without control."""
-        inputs = (tensor.spec for tensor in self.manifest.graphs[UNET].inputs)
-        return tuple(spec for spec in inputs if spec.name.startswith((DOWN_RESIDUAL, MID_RESIDUAL)))
+        return self.manifest.residuals
 
     def check_control(self) -> None:
         """Check that the U-Net takes a ControlNet's residuals.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tav_sdk.bundle.layout import FORMAT_VERSION, MANIFEST
+from tav_sdk.bundle.layout import DOWN_RESIDUAL, FORMAT_VERSION, MANIFEST, MID_RESIDUAL, UNET
 from tav_sdk.bundle.precision import Precision
 from tav_sdk.engines.base import TensorSpec
 from tav_sdk.errors import BundleError, BundleVersionError
@@ -153,6 +153,12 @@ class Manifest(Strict):
     clip: ClipEntry
     tuned_sha256: str
     provenance: dict[str, Any]
+
+    @property
+    def residuals(self) -> tuple[TensorSpec, ...]:
+        """The ControlNet residuals that the U-Net takes; none if it was exported without control."""
+        inputs = (tensor.spec for tensor in self.graphs[UNET].inputs)
+        return tuple(spec for spec in inputs if spec.name.startswith((DOWN_RESIDUAL, MID_RESIDUAL)))
 
     @property
     def inversion_prompt(self) -> str:

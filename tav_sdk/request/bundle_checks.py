@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from tav_sdk.bundle.layout import DOWN_RESIDUAL, UNET
 from tav_sdk.bundle.manifest import Manifest
 from tav_sdk.errors import BundleError, InputError
 from tav_sdk.video.clip import Clip
@@ -73,5 +72,5 @@ def check_takes_control(manifest: Manifest) -> None:
     Raises:
         BundleError: it was exported without control.
     """
-    if not any(tensor.name.startswith(DOWN_RESIDUAL) for tensor in manifest.graphs[UNET].inputs):
+    if not manifest.residuals:
         raise BundleError("the bundle's U-Net takes no control; export its run again with control")
