@@ -14,6 +14,8 @@ from torch import nn
 from tav_sdk.bundle.tuned_weights import check_adapter_scale, scale_tensors
 from tav_sdk.errors import InputError, PromptError, VideoError
 from tav_sdk.progress import Callback, Item, labelled
+from tav_sdk.request.options import InvertOptions
+from tav_sdk.request.settings import InvertSettings
 from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.checkpoint import load_tuned_weights, untuned_weights
 from tav_sdk.training.run_base import base_of_run
@@ -49,7 +51,7 @@ def compare_snapshots(
             guidance scale and the prompt of the inversion.
         guidance_scale: at most 1 is none.
         device: where the U-Net runs.
-        callback: called after each step of inversion and sampling; ``False`` cancels.
+        callback: called after each step of encoding, inversion, sampling and decoding; ``False`` cancels.
 
     Returns:
         By label, the clip first, then a video for each prompt and step, those of a prompt one after the other.
@@ -78,13 +80,15 @@ def compare_snapshots(
     size = {"height": config.height, "width": config.width}
     videos: dict[tuple[int, int], Video] = {}
     with torch_pipeline(base, model.to(device), prompt=config.prompt, fps=clip.fps, **size) as pipeline:
+        inverted_as = InvertSettings.of(InvertOptions(num_inversion_steps=n), pipeline.manifest, pipeline.schedule)
+        source = pipeline.encode(clip, callback=callback)  # tuning leaves the VAE alone
         for number, one in enumerate(runs):
             step = one.config.num_train_steps
             told = labelled(callback, Item(kind="snapshot", index=number + 1, count=len(runs), name=f"step {step}"))
             load_tuned_weights(model, one.tuned_path)
             if scale != 1:
                 _scale(model, untuned, scale)
-            inversion = pipeline.invert(clip, num_inversion_steps=n, callback=told)
+            inversion = pipeline.invert_with(clip, inverted_as, source_latents=source, callback=told)
             for index, words in enumerate(prompts):
                 videos[index, step] = pipeline.edit(
                     words, inversion, num_inference_steps=n, guidance_scale=guidance, callback=told
@@ -106,7 +110,8 @@ def _clip(run: Run, video: str | Path | None) -> Video:
         )
     except VideoError as error:
         raise (error if video else VideoError(f"{error}; give the run's clip as video")) from error
-    if video is None and run.record["clip"].get("sha256") not in (clip.content_hash, _former_hash(clip)):
+    recorded = run.record["clip"].get("sha256")
+    if video is None and recorded != clip.content_hash and recorded != _former_hash(clip):
         raise VideoError(f"{config.video} is not the clip that the run was tuned on; give that one as video")
     return clip
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -231,24 +230,31 @@ class Pipeline:
         return self.invert_with(clip, settings, control=control, callback=callback)
 
     def invert_with(
-        self, clip: Clip, settings: InvertSettings, *, control: Control | None = None, callback: Callback | None = None
+        self,
+        clip: Clip,
+        settings: InvertSettings,
+        *,
+        source_latents: np.ndarray | None = None,
+        control: Control | None = None,
+        callback: Callback | None = None,
     ) -> Inversion:
-        """:meth:`invert` with settings that were resolved before."""
+        """:meth:`invert` with settings that were resolved before.
+
+        ``source_latents``, what :meth:`encode` gave for the clip, spares encoding it again.
+        """
         check_clip(clip, self.manifest, exact_long_video=self.exact_long_video)
         self.unet.over(clip.num_frames, control)  # its errors before the clip is hashed and encoded
-        facts = inversion_facts(
-            self.engines,
-            self.schedule,
-            clip,
-            settings,
-            unet=self.unet.graph_name(clip.num_frames),
-            control=control,
-        )
+        facts = None
+        if self._inversions is not None:  # the clip is hashed for it
+            unet = self.unet.graph_name(clip.num_frames)
+            facts = inversion_facts(self.engines, self.schedule, clip, settings, unet=unet, control=control)
         steps = settings.num_inversion_steps
         if self._inversions and facts and (kept := self._inversions.find(facts, fps=clip.fps)):
             report(callback, StepProgress("inversion", steps, steps, resumed="cache"))
             return kept
-        source = self.vae.encode(clip, posterior_seed=settings.posterior_seed, callback=callback)
+        source = source_latents
+        if source is None:
+            source = self.vae.encode(clip, posterior_seed=settings.posterior_seed, callback=callback)
         states = self.encode_prompt(settings.prompt)
         latents, offsets = self._invert_latents(source, states, settings, facts, control, callback)
         inversion = Inversion(
@@ -294,8 +300,10 @@ class Pipeline:
             latents = ddim_invert(unet("inversion"), source, states, schedule, steps, record)
             path = np.stack(trajectory)  # (n + 1, 1, c, f, h, w)
             return latents, direct_offsets(unet("correction"), path, states, schedule, callback)
-        given = None if facts is None else {"stage": "inversion", **facts.to_dict()}
-        with self._resumed(given, source, callback, "inversion", steps) as (done, start, keep):
+        given = None
+        if facts is not None and self._resumes(num_frames):
+            given = {"stage": "inversion", **facts.to_dict()}
+        with resumed(given, source, callback, "inversion", steps) as (done, start, keep):
             return ddim_invert(unet("inversion", done), start, states, schedule, steps, keep, done=done), None
 
     @overload
@@ -359,16 +367,20 @@ class Pipeline:
             EngineError: an engine failed.
             CancelledError: the callback returned ``False``.
         """
-        options = SampleOptions(
-            negative_prompt=negative_prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
-        )
-        settings = SampleSettings.from_inversion(options, self.manifest, self.schedule, inversion)
         prompts = check_prompts(prompt, "prompt")
         videos = []
         for index, text in enumerate(prompts):
             item = Item(kind="prompt", index=index + 1, count=len(prompts))
             told = callback if isinstance(prompt, str) else labelled(callback, item)
-            frames = self.edit_with(text, inversion, settings, control=control, callback=told)
+            frames = self.edit_frames(
+                text,
+                inversion,
+                negative_prompt=negative_prompt,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                control=control,
+                callback=told,
+            )
             videos.append(Video(frames=np.concatenate(list(frames)), fps=inversion.fps))
         return videos[0] if isinstance(prompt, str) else videos
 
@@ -631,19 +643,21 @@ class Pipeline:
             steps, scale = settings.num_inference_steps, settings.guidance_scale
             states = self.encode_prompt(prompt)
             negative = self.encode_prompt(settings.negative_prompt) if scale > 1 else None
-            facts = sampling_facts(
-                self.engines,
-                self.schedule,
-                settings,
-                unet=self.unet.graph_name(num_frames),
-                prompt=prompt,
-                latents=latents,
-                states=states,
-                negative=negative,
-                offsets=offsets,
-                start_timestep=start_timestep,
-            )
-            with self._resumed(facts, latents, callback, "sampling", steps) as (done, start, keep):
+            facts = None
+            if self._resumes(num_frames):  # latents are hashed for it
+                facts = sampling_facts(
+                    self.engines,
+                    self.schedule,
+                    settings,
+                    unet=self.unet.graph_name(num_frames),
+                    prompt=prompt,
+                    latents=latents,
+                    states=states,
+                    negative=negative,
+                    offsets=offsets,
+                    start_timestep=start_timestep,
+                )
+            with resumed(facts, latents, callback, "sampling", steps) as (done, start, keep):
                 clean = ddim_sample(
                     self.unet.over(num_frames, control, LoopReport(callback, "sampling", steps, done)),
                     start,
@@ -661,12 +675,9 @@ class Pipeline:
 
         return frames()
 
-    def _resumed(
-        self, facts: Mapping[str, Any] | None, latents: np.ndarray, callback: Callback | None, stage: Stage, total: int
-    ) -> AbstractContextManager[tuple[int, np.ndarray, Callback | None]]:
-        """A loop that goes on where an interrupted one stopped, over a long video, if anything is kept on disk."""
-        is_long = latents.shape[2] != self.manifest.num_frames
-        return resumed(facts if self._inversions is not None and is_long else None, latents, callback, stage, total)
+    def _resumes(self, num_frames: int) -> bool:
+        """Whether a loop goes on where an interrupted one stopped: over a long video, if anything is kept on disk."""
+        return self._inversions is not None and num_frames != self.manifest.num_frames
 
 
 def load(
