@@ -30,7 +30,7 @@ def test_table_is_markdown():
     ]
 
 
-RESULTS = sorted((Path(__file__).parents[1] / "benchmarks" / "results").glob("*.json"))
+RESULTS = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*.json"))
 
 
 @pytest.mark.skipif(not RESULTS, reason="without a checkout there are no measurements")

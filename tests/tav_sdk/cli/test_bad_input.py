@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.demo_clip import render_clip
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
