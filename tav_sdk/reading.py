@@ -1,0 +1,151 @@
+"""Reading files that anyone may have written: regular, of bounded size and depth, and typed by pydantic models."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from tav_sdk.errors import TavError
+
+MAX_JSON_BYTES = 64 << 20
+"""Largest JSON file that is read: tokenizers have a few MiB, lists of a hub model's files less."""
+
+MAX_DEPTH = 64
+"""Deepest nesting of lists and objects in a file."""
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def read_bytes(path: str | Path, *, max_bytes: int, error: type[TavError], advice: str) -> bytes:
+    """A regular file's bytes; nothing is read of a file that is larger.
+
+    Args:
+        path: links are followed; a pipe, a device or a folder is refused at once.
+        max_bytes: largest size, in bytes.
+        error: what is raised.
+        advice: what to do about it; ends the message, without a full stop.
+
+    Raises:
+        TavError: of the class ``error``: the file is not there, cannot be read, is no regular file, or is larger.
+    """
+    try:
+        # A named pipe without a writer would wait for one.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise error(f"{path} is not a regular file; {advice}")
+            if status.st_size > max_bytes:
+                raise error(f"{path} has {status.st_size} bytes, more than the {max_bytes} that are read; {advice}")
+            content = file.read(max_bytes + 1)
+    except (OSError, ValueError) as problem:  # ValueError: a zero byte in the name
+        if isinstance(problem, TavError):
+            raise
+        reason = getattr(problem, "strerror", None) or str(problem)
+        raise error(f"{path} cannot be read: {reason}; {advice}") from problem
+    if len(content) > max_bytes:
+        raise error(f"{path} has more than the {max_bytes} bytes that are read; {advice}")
+    return content
+
+
+def read_text(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES, error: type[TavError], advice: str) -> str:
+    """A regular file's text in UTF-8, a byte order mark left out; otherwise as :func:`read_bytes`.
+
+    Raises:
+        TavError: of the class ``error``: as :func:`read_bytes`, or the text is not UTF-8.
+    """
+    content = read_bytes(path, max_bytes=max_bytes, error=error, advice=advice)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise error(f"{path} is not text in UTF-8 (byte {problem.start}); {advice}") from problem
+
+
+def read_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES, error: type[TavError], advice: str) -> Any:
+    """What a JSON file holds; arguments as :func:`read_bytes`.
+
+    Raises:
+        TavError: of the class ``error``: as :func:`read_text` and :func:`parse_json`.
+    """
+    text = read_text(path, max_bytes=max_bytes, error=error, advice=advice)
+    return parse_json(text, what=str(path), error=error, advice=advice)
+
+
+def parse_json(text: str, *, what: str, error: type[TavError], advice: str) -> Any:
+    """What a JSON text holds, nested at most :data:`MAX_DEPTH` deep, its strings valid Unicode.
+
+    Args:
+        text: the JSON text.
+        what: names the text in messages.
+        error: what is raised.
+        advice: what to do about it.
+
+    Raises:
+        TavError: of the class ``error``: the text is not JSON, too deep, or has half a surrogate pair in a string.
+    """
+    try:
+        values = json.loads(text)
+    except RecursionError as problem:
+        raise error(f"{what} is nested more than {MAX_DEPTH} deep; {advice}") from problem
+    except ValueError as problem:
+        raise error(f"{what} is not valid JSON: {problem}; {advice}") from problem
+    return checked_values(values, what=what, error=error, advice=advice)
+
+
+def checked_values(values: Any, *, what: str, error: type[TavError], advice: str) -> Any:
+    """The same values of a JSON or YAML text, if they are not too deep and their strings are valid Unicode.
+
+    Raises:
+        TavError: of the class ``error``, as :func:`parse_json`.
+    """
+    level = [values]
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                below += value.keys()
+                below += value.values()
+            elif isinstance(value, (list, tuple)):
+                below += value
+            elif isinstance(value, str) and not _is_unicode(value):
+                raise error(f"{what} has half a surrogate pair in a string: {ascii(value)[:60]}; {advice}")
+        if not below:
+            return values
+        level = below
+    raise error(f"{what} is nested more than {MAX_DEPTH} deep; {advice}")
+
+
+def validated(model: type[ModelT], values: Any, *, what: str, error: type[TavError], advice: str) -> ModelT:
+    """Values as a pydantic model.
+
+    Raises:
+        TavError: of the class ``error``: the first thing that is wrong, by its place in the values.
+    """
+    try:
+        return model.model_validate(values)
+    except (ValidationError, RecursionError) as problem:
+        raise error(f"{what} is not valid: {first_problem(problem)}; {advice}") from problem
+
+
+def first_problem(problem: Exception) -> str:
+    """The first thing that a pydantic model found wrong: its place, what was expected, and what came, cut short."""
+    if not isinstance(problem, ValidationError):
+        return "it is nested too deep"
+    first = problem.errors()[0]
+    where = ".".join(map(str, first["loc"]))[:120]
+    came = ascii(first["input"])
+    came = came if len(came) <= 60 else f"{came[:60]}..."
+    return f"{where}: {first['msg']}, got {came}" if where else f"{first['msg']}, got {came}"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
