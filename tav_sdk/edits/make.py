@@ -63,7 +63,8 @@ def make(
 
     ``out`` gets a video for each prompt (``00.mp4``, ``01.mp4``, ...), ``sheet.png`` and ``edits.json``; an edit
     also ``source.mp4``, and ``control.mp4`` and ``reconstruction.mp4`` where they were asked for. It appears when all
-    is complete. The pipeline takes on the request's ``adapter_scale``.
+    is complete. The request's ``adapter_scale`` is for this call: the pipeline stays as it is, and what another thread
+    does with it meanwhile does not reach this call.
 
     Args:
         request: what to make.
@@ -82,6 +83,7 @@ def make(
         CancelledError: the callback returned ``False``; nothing is written.
     """
     out = Path(out)
+    pipeline = pipeline.fixed()
     if isinstance(request, GenerateRequest):
         if video is not None:
             raise InputError("must be left out, since a GenerateRequest starts from noise", field="video")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+import threading
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,13 +19,17 @@ from tav_sdk.errors import InputError
 
 
 class GraphEngines:
-    """A bundle's graphs on one engine each; see :class:`~tav_sdk.pipeline.pipeline.Pipeline` for arguments and errors.
+    """A bundle's graphs on one engine each, with one clip's weights; see :class:`~tav_sdk.pipeline.pipeline.Pipeline`.
+
+    It never changes, so that what runs on it has the same weights from its start to its end: :meth:`with_bundle` and
+    :meth:`with_adapter_scale` give another one, on the same engines. Threads may share it.
 
     Attributes:
         bundle: the bundle whose weights are in use.
         given: engines that the caller gave, by graph; they stay the caller's.
         name: the name of the engine that runs the graphs, or those that were given for all of them.
         why: why that engine.
+        adapter_scale: how much of the tuning is used.
         weights: the clip's tuned weights as they are used; ``None`` where they are the engine's own.
     """
 
@@ -44,34 +50,37 @@ class GraphEngines:
             self.name, self.why = choose_engine(
                 engine, [bundle.graph(name) for name in GRAPHS if name not in self.given]
             )
-        self.bundle = bundle
-        self._open: dict[str, SharedEngine] = {}
-        self.weights: Weights | None = None
-        self.adapter_scale = adapter_scale
+        self._opened = _Opened()
+        self._use(bundle, adapter_scale)
 
-    @property
-    def manifest(self) -> Manifest:
-        """What the bundle holds."""
-        return self.bundle.manifest
-
-    @property
-    def adapter_scale(self) -> float:
-        """How much of the tuning is used."""
-        return self._adapter_scale
-
-    @adapter_scale.setter
-    def adapter_scale(self, scale: float) -> None:
+    def _use(self, bundle: Bundle, scale: float) -> None:
         scale = check_adapter_scale(scale)
         if scale != 1 and UNET in self.given:
             raise InputError(
                 f"must be 1, got {scale:g}: the pipeline was given its unet engine, whose weights are fixed",
                 field="adapter_scale",
             )
-        self.weights = self.bundle.weights(scale)
-        self._adapter_scale = scale
+        self.weights: Weights | None = bundle.weights(scale)
+        self.bundle, self.adapter_scale = bundle, scale
 
-    def swap(self, other: Bundle) -> None:
-        """Go on with another bundle's tuned weights; after an error all is as it was.
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle holds."""
+        return self.bundle.manifest
+
+    def with_adapter_scale(self, scale: float) -> GraphEngines:
+        """The same engines and clip with another share of the tuning.
+
+        Raises:
+            InputError: it is out of range, or not 1 with a U-Net's engine that was given.
+            BundleError: the bundle does not hold what a scale other than 1 needs.
+        """
+        other = copy.copy(self)
+        other._use(self.bundle, scale)
+        return other
+
+    def with_bundle(self, bundle: Bundle) -> GraphEngines:
+        """The same engines with another bundle's tuned weights.
 
         Raises:
             BundleError: the bundle does not fit the engines.
@@ -79,9 +88,10 @@ class GraphEngines:
         """
         if UNET in self.given:
             raise InputError("the pipeline was given its unet engine, whose weights are fixed; make another pipeline")
-        check_same_base(self.bundle, other)
-        weights = other.weights(self.adapter_scale)
-        self.bundle, self.weights = other, weights
+        check_same_base(self.bundle, bundle)
+        other = copy.copy(self)
+        other._use(bundle, self.adapter_scale)
+        return other
 
     def run(self, graph: str, **feeds: np.ndarray) -> dict[str, np.ndarray]:
         """Run a graph once: an array for every input, an array for every output, by name.
@@ -92,9 +102,8 @@ class GraphEngines:
         """
         if graph in self.given:
             return self.given[graph].run(feeds)
-        if graph not in self._open:
-            self._open[graph] = SharedEngine(self.bundle.graph(graph), self.name)
-        return self._open[graph].engine.run(feeds, self.weights if graph in (UNET, WINDOWED_UNET) else None)
+        engine = self._opened.get(graph, lambda: SharedEngine(self.bundle.graph(graph), self.name))
+        return engine.run(feeds, self.weights if graph in (UNET, WINDOWED_UNET) else None)
 
     def inputs(self, graph: str) -> Sequence[TensorSpec]:
         """What a graph takes."""
@@ -102,12 +111,34 @@ class GraphEngines:
 
     def engine(self, graph: str) -> Engine | None:
         """The engine of a graph, if it is open."""
-        return self._open[graph].engine if graph in self._open else self.given.get(graph)
+        return self._opened.find(graph) or self.given.get(graph)
 
     def close(self) -> None:
         """Release the engines that were opened here; they open again when next used."""
-        while self._open:
-            self._open.popitem()[1].close()
+        self._opened.close()
+
+
+class _Opened:
+    """Engines by graph, each opened once however many threads ask for it."""
+
+    def __init__(self) -> None:
+        self._engines: dict[str, SharedEngine] = {}
+        self._lock = threading.Lock()
+
+    def get(self, graph: str, opened: Callable[[], SharedEngine]) -> Engine:
+        with self._lock:
+            if graph not in self._engines:
+                self._engines[graph] = opened()
+            return self._engines[graph].engine
+
+    def find(self, graph: str) -> Engine | None:
+        with self._lock:
+            return self._engines[graph].engine if graph in self._engines else None
+
+    def close(self) -> None:
+        with self._lock:
+            while self._engines:
+                self._engines.popitem()[1].close()
 
 
 def _check_engine(graph: str, engine: Engine, manifest: Manifest) -> None:

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import numpy as np
 
 from tav_sdk.bundle.bundle import Bundle
-from tav_sdk.bundle.layout import TEXT_ENCODER, TOKENIZER
 from tav_sdk.bundle.manifest import Manifest
-from tav_sdk.bundle.tokenizer import Tokenizer
-from tav_sdk.diffusion.inversion import Correction, Inversion, ddim_invert, direct_offsets, multistep_invert
-from tav_sdk.diffusion.sampling import ddim_sample, draw_noise
+from tav_sdk.diffusion.inversion import Correction, Inversion
+from tav_sdk.diffusion.sampling import draw_noise
 from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.engines.base import Engine
-from tav_sdk.errors import BundleError
 from tav_sdk.pipeline.controlnet import Control
 from tav_sdk.pipeline.engines import GraphEngines
-from tav_sdk.pipeline.facts import inversion_facts, sampling_facts
-from tav_sdk.pipeline.inversion_cache import InversionCache, InversionFacts
-from tav_sdk.pipeline.resume import resumed
+from tav_sdk.pipeline.inversion_cache import InversionCache
+from tav_sdk.pipeline.invert import invert
+from tav_sdk.pipeline.model import TunedModel
+from tav_sdk.pipeline.sample import sample, stream
 from tav_sdk.pipeline.unet import GraphUNet
 from tav_sdk.pipeline.vae import VAE
-from tav_sdk.pipeline.windows import MEMORY_BYTES, LoopReport, stream_windows
-from tav_sdk.progress import Callback, Item, Stage, StepProgress, UNet, labelled, report
+from tav_sdk.pipeline.windows import MEMORY_BYTES
+from tav_sdk.progress import Callback, Item, labelled
 from tav_sdk.request.bundle_checks import check_clip, check_latents
 from tav_sdk.request.frames import check_whole
 from tav_sdk.request.options import InvertOptions, SampleOptions, check_prompts, check_seed
@@ -37,6 +38,18 @@ from tav_sdk.video.clip import Clip, Video
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
+
+_MethodT = TypeVar("_MethodT", bound=Callable[..., Any])
+
+
+def _with_weights_of_its_start(method: _MethodT) -> _MethodT:
+    """A method of the pipeline that reads its weights, and all that belongs to them, once: when it is called."""
+
+    @functools.wraps(method)
+    def called(self: Pipeline, *args: Any, **kwargs: Any) -> Any:
+        return method(self.fixed(), *args, **kwargs)
+
+    return cast(_MethodT, called)
 
 
 class Pipeline:
@@ -59,12 +72,6 @@ class Pipeline:
         BundleError: the bundle does not hold what an ``adapter_scale`` other than 1 needs.
         EngineError: ``engine`` does not work on this machine; it is not looked at if ``engines`` has all graphs.
 
-    Attributes:
-        schedule: the base's noise schedule.
-        engine: the name of the engine that runs the graphs, or those that were given for all of them.
-        why: why that engine.
-        vae: encodes and decodes.
-        unet: ``unet(sample, timestep, encoder_hidden_states) -> noise_pred`` for the bundle's number of frames.
     """
 
     def __init__(
@@ -76,12 +83,9 @@ class Pipeline:
         cache: bool = True,
         adapter_scale: float = 1.0,
     ) -> None:
-        self.engines = GraphEngines(bundle, engine=engine, given=engines, adapter_scale=adapter_scale)
-        self.engine, self.why = self.engines.name, self.engines.why
-        self.schedule: DDIMSchedule = bundle.schedule
-        self.vae, self.unet = VAE(self.engines), GraphUNet(self.engines)
-        self._tokenizer = Tokenizer.from_folder(bundle.folder / TOKENIZER)
-        self._inversions = InversionCache() if cache else None
+        graphs = GraphEngines(bundle, engine=engine, given=engines, adapter_scale=adapter_scale)
+        self._model = TunedModel.on(graphs, inversions=InversionCache() if cache else None)
+        self._changing = threading.Lock()
 
     @staticmethod
     def from_pretrained(
@@ -107,48 +111,94 @@ class Pipeline:
 
     def close(self) -> None:
         """Release the engines that the pipeline opened; they open again when next used."""
-        self.engines.close()
+        self._model.engines.close()
 
     @property
     def bundle(self) -> Bundle:
         """The bundle whose weights are in use."""
-        return self.engines.bundle
+        return self._model.bundle
 
     @property
     def manifest(self) -> Manifest:
         """What that bundle holds."""
-        return self.engines.manifest
+        return self._model.manifest
+
+    @property
+    def schedule(self) -> DDIMSchedule:
+        """The base's noise schedule."""
+        return self._model.schedule
+
+    @property
+    def engines(self) -> GraphEngines:
+        """What runs the graphs, with the weights that are in use."""
+        return self._model.engines
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine that runs the graphs, or those that were given for all of them."""
+        return self._model.engines.name
+
+    @property
+    def why(self) -> str:
+        """Why that engine."""
+        return self._model.engines.why
+
+    @property
+    def vae(self) -> VAE:
+        """Encodes and decodes."""
+        return self._model.vae
+
+    @property
+    def unet(self) -> GraphUNet:
+        """``unet(sample, timestep, encoder_hidden_states) -> noise_pred`` for the bundle's number of frames."""
+        return self._model.unet
 
     @property
     def adapter_scale(self) -> float:
         """How much of the tuning is used, as in :func:`load`; it may be set, and costs no new engine.
 
+        What was begun goes on with the scale that it began with.
+
         Raises:
             InputError: it is out of range, or not 1 with a U-Net's engine that was given to the pipeline.
             BundleError: the bundle does not hold what a scale other than 1 needs.
         """
-        return self.engines.adapter_scale
+        return self._model.engines.adapter_scale
 
     @adapter_scale.setter
     def adapter_scale(self, scale: float) -> None:
-        self.engines.adapter_scale = scale
+        with self._changing:
+            self._use(self._model.engines.with_adapter_scale(scale))
 
     @property
     def exact_long_video(self) -> bool:
         """Whether videos longer than the bundle's clips are made exactly, as in one pass; otherwise approximately."""
-        return self.unet.exact_long_video
+        return self._model.unet.exact_long_video
 
     @property
     def long_video_note(self) -> str:
         """Why longer videos are approximate; empty where they are exact."""
-        return self.unet.long_video_note
+        return self._model.unet.long_video_note
+
+    def fixed(self) -> Pipeline:
+        """This pipeline as it is now: a later :meth:`swap` or another adapter scale of this one does not reach it.
+
+        It shares the engines, whose release stays with this one. For work of several calls that other threads may not
+        change, such as an inversion and its edits.
+        """
+        other = copy.copy(self)
+        other._changing = threading.Lock()
+        return other
+
+    def _use(self, engines: GraphEngines) -> None:
+        self._model = TunedModel.on(engines, inversions=self._model.inversions)
 
     def swap(self, bundle: str | Path | Bundle, *, verify: bool = True) -> None:
         """Go on with another clip's tuned weights on the same engines.
 
         The other bundle has the same base, options and size: best one that was exported with ``tav export RUN --bundle
         THIS``. Swapping back gives bit-identical results. The adapter scale stays. After an error the pipeline is as
-        it was.
+        it was. What was begun, in this thread or another, goes on with the weights that it began with.
 
         Args:
             bundle: the other clip's bundle.
@@ -158,8 +208,11 @@ class Pipeline:
             BundleError: it is damaged, or does not fit the engines; says what differs.
             InputError: the pipeline runs on engines that were given to it, whose weights are theirs.
         """
-        self.engines.swap(bundle if isinstance(bundle, Bundle) else Bundle(bundle, verify=verify))
+        other = bundle if isinstance(bundle, Bundle) else Bundle(bundle, verify=verify)
+        with self._changing:
+            self._use(self._model.engines.with_bundle(other))
 
+    @_with_weights_of_its_start
     def encode(self, clip: Clip, *, posterior_seed: int | None = None, callback: Callback | None = None) -> np.ndarray:
         """A clip's latents times the scaling factor: ``(1, c, f, h / s, w / s)`` float32; see :meth:`invert`."""
         check_clip(clip, self.manifest, exact_long_video=self.exact_long_video)
@@ -176,8 +229,9 @@ class Pipeline:
 
     def encode_prompt(self, prompt: str) -> np.ndarray:
         """Text states of a prompt, ``(1, s, d)`` float32; a prompt that is too long is cut with a warning."""
-        return self.engines.run(TEXT_ENCODER, input_ids=self._tokenizer(prompt))["last_hidden_state"]
+        return self._model.encode_prompt(prompt)
 
+    @_with_weights_of_its_start
     def invert(
         self,
         clip: Clip,
@@ -242,69 +296,7 @@ class Pipeline:
 
         ``source_latents``, what :meth:`encode` gave for the clip, spares encoding it again.
         """
-        check_clip(clip, self.manifest, exact_long_video=self.exact_long_video)
-        self.unet.over(clip.num_frames, control)  # its errors before the clip is hashed and encoded
-        facts = None
-        if self._inversions is not None:  # the clip is hashed for it
-            unet = self.unet.graph_name(clip.num_frames)
-            facts = inversion_facts(self.engines, self.schedule, clip, settings, unet=unet, control=control)
-        steps = settings.num_inversion_steps
-        if self._inversions and facts and (kept := self._inversions.find(facts, fps=clip.fps)):
-            report(callback, StepProgress("inversion", steps, steps, resumed="cache"))
-            return kept
-        source = source_latents
-        if source is None:
-            source = self.vae.encode(clip, posterior_seed=settings.posterior_seed, callback=callback)
-        states = self.encode_prompt(settings.prompt)
-        latents, offsets = self._invert_latents(source, states, settings, facts, control, callback)
-        inversion = Inversion(
-            latents=latents,
-            source_latents=source,
-            fps=clip.fps,
-            prompt=settings.prompt,
-            num_inversion_steps=steps,
-            correction=settings.correction,
-            offsets=offsets,
-            start_timestep=settings.start_timestep,
-        )
-        if self._inversions and facts:
-            self._inversions.keep(facts, inversion)
-        return inversion
-
-    def _invert_latents(
-        self,
-        source: np.ndarray,
-        states: np.ndarray,
-        settings: InvertSettings,
-        facts: InversionFacts | None,
-        control: Control | None,
-        callback: Callback | None,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Inverted latents ``(1, c, f, h, w)``, and the offsets of the correction ``direct``."""
-        steps, schedule, num_frames = settings.num_inversion_steps, self.schedule, source.shape[2]
-
-        def unet(stage: Stage, done: int = 0) -> UNet:
-            return self.unet.over(num_frames, control, LoopReport(callback, stage, steps, done))
-
-        if settings.fast:
-            usual = self.manifest.num_inference_steps
-            return multistep_invert(unet("inversion"), source, states, schedule, steps, usual, callback), None
-        if settings.correction == "direct":
-            trajectory = [source]
-
-            def record(step: StepProgress) -> bool | None:
-                if step.part is None:
-                    trajectory.append(np.asarray(step.latents))
-                return None if callback is None else callback(step)
-
-            latents = ddim_invert(unet("inversion"), source, states, schedule, steps, record)
-            path = np.stack(trajectory)  # (n + 1, 1, c, f, h, w)
-            return latents, direct_offsets(unet("correction"), path, states, schedule, callback)
-        given = None
-        if facts is not None and self._resumes(num_frames):
-            given = {"stage": "inversion", **facts.to_dict()}
-        with resumed(given, source, callback, "inversion", steps) as (done, start, keep):
-            return ddim_invert(unet("inversion", done), start, states, schedule, steps, keep, done=done), None
+        return invert(self._model, clip, settings, source_latents=source_latents, control=control, callback=callback)
 
     @overload
     def edit(
@@ -332,6 +324,7 @@ class Pipeline:
         callback: Callback | None = None,
     ) -> list[Video]: ...
 
+    @_with_weights_of_its_start
     def edit(
         self,
         prompt: str | list[str] | tuple[str, ...],
@@ -384,6 +377,7 @@ class Pipeline:
             videos.append(Video(frames=np.concatenate(list(frames)), fps=inversion.fps))
         return videos[0] if isinstance(prompt, str) else videos
 
+    @_with_weights_of_its_start
     def edit_frames(
         self,
         prompt: str,
@@ -407,6 +401,7 @@ class Pipeline:
         (prompt,) = check_prompts((prompt,), "prompt")
         return self.edit_with(prompt, inversion, settings, control=control, callback=callback)
 
+    @_with_weights_of_its_start
     def edit_with(
         self,
         prompt: str,
@@ -420,7 +415,8 @@ class Pipeline:
         check_latents(inversion.latents, self.manifest, exact_long_video=self.exact_long_video)
         if inversion.correction == "negative-prompt":
             settings = replace(settings, negative_prompt=inversion.prompt)
-        return self._sample(
+        return sample(
+            self._model,
             prompt,
             settings,
             inversion.latents,
@@ -430,6 +426,7 @@ class Pipeline:
             callback=callback,
         )
 
+    @_with_weights_of_its_start
     def reconstruct_frames(
         self, inversion: Inversion, *, num_inference_steps: int | None = None, callback: Callback | None = None
     ) -> Iterator[NDArray[np.uint8]]:
@@ -454,6 +451,7 @@ class Pipeline:
         )
         return self.edit_with(self.manifest.prompt, inversion, settings, callback=callback)
 
+    @_with_weights_of_its_start
     def stream(
         self,
         prompt: str,
@@ -523,33 +521,9 @@ class Pipeline:
         callback: Callback | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
         """:meth:`stream` with settings that were resolved before."""
-        if not self.exact_long_video:
-            raise BundleError(
-                f"the bundle {self.bundle.folder} cannot be streamed: {self.long_video_note}; edit the clip "
-                "without streaming"
-            )
-        check_clip(clip, self.manifest, exact_long_video=True)
-        states = [self.encode_prompt(words) for words in (invert.prompt, prompt, sample.negative_prompt)]
-        graph, schedule = self.unet.window_graph(), self.schedule
-        window, num_windows = 0, -(-clip.num_frames // graph.num_frames)
+        return stream(self._model, prompt, clip, invert, sample, max_bytes=max_bytes, callback=callback)
 
-        def seen(step: StepProgress) -> bool | None:
-            item = Item(kind="window", index=window, count=num_windows)
-            return None if callback is None else callback(replace(step, item=item))
-
-        def inverted(unet: UNet, source: np.ndarray) -> np.ndarray:
-            nonlocal window
-            window += 1
-            return ddim_invert(unet, source, states[0], schedule, invert.num_inversion_steps, seen)
-
-        def sampled(unet: UNet, latents: np.ndarray) -> np.ndarray:
-            steps, scale = sample.num_inference_steps, sample.guidance_scale
-            return ddim_sample(unet, latents, states[1], states[2], schedule, steps, scale, seen)
-
-        sources = self.vae.latents(clip, graph.num_frames, invert.posterior_seed)
-        windows = stream_windows(graph, sources, inverted, sampled, max_bytes=max_bytes)
-        return (frames for clean in windows for frames in self.decode_frames(clean))
-
+    @_with_weights_of_its_start
     def generate(
         self,
         prompt: str,
@@ -584,6 +558,7 @@ class Pipeline:
         )
         return Video(frames=np.concatenate(list(frames)), fps=self.manifest.clip.fps if fps is None else fps)
 
+    @_with_weights_of_its_start
     def generate_frames(
         self,
         prompt: str,
@@ -609,6 +584,7 @@ class Pipeline:
             prompt, settings, num_frames=num_frames, seed=seed, control=control, callback=callback
         )
 
+    @_with_weights_of_its_start
     def generate_with(
         self,
         prompt: str,
@@ -622,62 +598,7 @@ class Pipeline:
         """:meth:`generate_frames` with settings that were resolved before."""
         one, c, f, h, w = self.manifest.latents_shape
         noise = draw_noise((one, c, num_frames or f, h, w), seed)
-        return self._sample(prompt, settings, noise, control=control, callback=callback)
-
-    def _sample(
-        self,
-        prompt: str,
-        settings: SampleSettings,
-        latents: np.ndarray,
-        *,
-        offsets: np.ndarray | None = None,
-        start_timestep: int | None = None,
-        control: Control | None = None,
-        callback: Callback | None = None,
-    ) -> Iterator[NDArray[np.uint8]]:
-        """Check what can be checked now; sample and decode when the first frames are asked for."""
-        num_frames = latents.shape[2]
-        self.unet.over(num_frames, control)
-
-        def frames() -> Iterator[NDArray[np.uint8]]:
-            steps, scale = settings.num_inference_steps, settings.guidance_scale
-            states = self.encode_prompt(prompt)
-            negative = self.encode_prompt(settings.negative_prompt) if scale > 1 else None
-            facts = None
-            if self._resumes(num_frames):  # latents are hashed for it
-                facts = sampling_facts(
-                    self.engines,
-                    self.schedule,
-                    settings,
-                    unet=self.unet.graph_name(num_frames),
-                    prompt=prompt,
-                    latents=latents,
-                    states=states,
-                    negative=negative,
-                    offsets=offsets,
-                    start_timestep=start_timestep,
-                )
-            with resumed(facts, latents, callback, "sampling", steps) as (done, start, keep):
-                clean = ddim_sample(
-                    self.unet.over(num_frames, control, LoopReport(callback, "sampling", steps, done)),
-                    start,
-                    states,
-                    negative,
-                    self.schedule,
-                    steps,
-                    scale,
-                    keep,
-                    offsets=offsets,
-                    start_timestep=start_timestep,
-                    done=done,
-                )
-            yield from self.decode_frames(clean, callback=callback)
-
-        return frames()
-
-    def _resumes(self, num_frames: int) -> bool:
-        """Whether a loop goes on where an interrupted one stopped: over a long video, if anything is kept on disk."""
-        return self._inversions is not None and num_frames != self.manifest.num_frames
+        return sample(self._model, prompt, settings, noise, control=control, callback=callback)
 
 
 def load(

@@ -7,6 +7,7 @@ from tav_sdk.diffusion.inversion import ddim_invert
 from tav_sdk.diffusion.sampling import ddim_sample
 from tav_sdk.engines import open_engine
 from tav_sdk.errors import BundleError, CancelledError, EngineError, InputError
+from tav_sdk.pipeline.model import TunedModel
 from tav_sdk.pipeline.pipeline import Pipeline
 
 
@@ -165,10 +166,12 @@ def test_a_closed_pipeline_opens_its_engines_again(tiny_bundle):
 # --- corrections ----------------------------------------------------------------------------------------------------
 
 
-def prompts_of(pipeline, monkeypatch):
-    """The prompts that the pipeline encodes from now on."""
-    seen, encode_prompt = [], pipeline.encode_prompt
-    monkeypatch.setattr(pipeline, "encode_prompt", lambda prompt: seen.append(prompt) or encode_prompt(prompt))
+def prompts_of(monkeypatch):
+    """The prompts that are encoded from now on."""
+    seen, encode_prompt = [], TunedModel.encode_prompt
+    monkeypatch.setattr(
+        TunedModel, "encode_prompt", lambda model, prompt: seen.append(prompt) or encode_prompt(model, prompt)
+    )
     return seen
 
 
@@ -178,7 +181,7 @@ def test_without_a_correction_an_inversion_keeps_nothing_for_one(pipeline, clip)
 
 
 def test_the_negative_prompt_correction_has_the_caption_on_both_sides(pipeline, clip, monkeypatch):
-    seen = prompts_of(pipeline, monkeypatch)
+    seen = prompts_of(monkeypatch)
     inversion = pipeline.invert(clip, num_inversion_steps=2, correction="negative-prompt")
     assert (inversion.prompt, inversion.offsets) == ("a red square is moving over the meadow", None)
     video = pipeline.edit("a man", inversion, num_inference_steps=2)
