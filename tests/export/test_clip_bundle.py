@@ -44,7 +44,7 @@ def test_the_weights_alone_are_written_and_the_rest_is_linked(tiny_bundle, other
     assert all(first.graph(name).key == second.graph(name).key for name in second.manifest.graphs)
 
 
-def test_it_equals_an_export_of_its_own(other_run, other_bundle, tmp_path):
+def test_it_equals_an_export_of_its_own(other_run, other_bundle, tmp_path, traced_anew):
     alone = export_bundle(other_run, tmp_path / "alone", ExportOptions(windows=False))
     for name in GRAPHS:
         assert Bundle(alone).graph(name).key == Bundle(other_bundle).graph(name).key

@@ -42,7 +42,7 @@ def tiny_controlnet(made_once, tiny_base):
 
 
 @pytest.fixture(scope="session")
-def control_bundle(made_once, tiny_run):
+def control_bundle(made_once, tiny_run, traced_once):
     """``tiny_run`` exported with control; do not write into it."""
     return made_once(
         "control_bundle", lambda path: export_bundle(tiny_run, path, ExportOptions(control=True, windows=False))

@@ -70,7 +70,7 @@ def test_a_damaged_recommendation_is_refused(base_copy, text, message):
         TuneConfig(base=str(base_copy), **CLIP)
 
 
-def test_a_bundle_keeps_what_its_base_recommends(base_copy, clip_path, tmp_path):
+def test_a_bundle_keeps_what_its_base_recommends(base_copy, clip_path, tmp_path, traced_once):
     (base_copy / "tav_sdk.json").write_text(
         '{"num_inference_steps": 7, "guidance_scale": 2.5, "invert_with": "caption"}'
     )
