@@ -12,8 +12,11 @@ from pydantic import BaseModel, ValidationError
 
 from tav_sdk.errors import TavError
 
-MAX_JSON_BYTES = 64 << 20
-"""Largest JSON file that is read: tokenizers have a few MiB, lists of a hub model's files less."""
+MAX_JSON_BYTES = 16 << 20
+"""Largest JSON file that is read: tokenizers have a few MiB. What is read takes up to 25 times as much memory."""
+
+MAX_CONFIG_BYTES = 1 << 20
+"""Largest file of settings that is read."""
 
 MAX_DEPTH = 64
 """Deepest nesting of lists and objects in a file."""
@@ -136,11 +139,19 @@ def first_problem(problem: Exception) -> str:
     """The first thing that a pydantic model found wrong: its place, what was expected, and what came, cut short."""
     if not isinstance(problem, ValidationError):
         return "it is nested too deep"
-    first = problem.errors()[0]
-    where = ".".join(map(str, first["loc"]))[:120]
-    came = ascii(first["input"])
-    came = came if len(came) <= 60 else f"{came[:60]}..."
-    return f"{where}: {first['msg']}, got {came}" if where else f"{first['msg']}, got {came}"
+    first = problem.errors(include_url=False)[0]
+    where = ascii(".".join(map(str, first["loc"])))[1:-1][:120]
+    came = "" if first["type"] == "missing" else f", got {shown(first['input'])}"
+    return f"{where}: {first['msg']}{came}" if where else f"{first['msg']}{came}"
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: in ASCII, and cut short."""
+    try:
+        text = ascii(value)
+    except (ValueError, RecursionError):  # thousands of digits, or a list that holds itself
+        return f"a value of type {type(value).__name__} that is too long to show"
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _is_unicode(text: str) -> bool:
