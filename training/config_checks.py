@@ -12,9 +12,8 @@ from typing import Any, get_args
 
 from tav_sdk.errors import ConfigError, PromptError
 from tav_sdk.reading import shown
+from tav_sdk.training.base.recommended import MAX_SIDE
 
-MAX_SIDE = 8192
-"""Most pixels along a side of a frame."""
 WHOLE: dict[str, tuple[int, int]] = {
     "num_frames": (1, 4096),
     "start": (0, 2**31 - 1),
@@ -114,12 +113,13 @@ def check_whole(name: str, value: object) -> int:
     least, most = WHOLE[name]
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ConfigError(f"{name} must be a whole number, got {shown(value)}")
-    if value < least:
-        expected = f"at least {least}" if least else "not be negative"
-        raise ConfigError(f"{name} must {'be ' if least else ''}{expected}, got {shown(int(value))}")
-    if value > most:
-        raise ConfigError(f"{name} must be at most {most}, got {shown(int(value))}")
-    return int(value)
+    number = int(value)
+    if number < least:
+        expected = f"be at least {least}" if least else "not be negative"
+        raise ConfigError(f"{name} must {expected}, got {shown(number)}")
+    if number > most:
+        raise ConfigError(f"{name} must be at most {most}, got {shown(number)}")
+    return number
 
 
 def check_finite(name: str, value: object) -> float:

@@ -103,7 +103,7 @@ def read_yaml(path: str | Path) -> Any:
         raise ConfigError(f"there is no configuration file {path}; {ADVICE}")
     text = read_text(path, max_bytes=MAX_BYTES, error=ConfigError, advice=ADVICE)
     try:
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506: it is a SafeLoader
+        values = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         # Beside YAMLError: what its constructors of dates and numbers raise.
         if isinstance(error, TavError):
