@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,9 @@ MAX_CONFIG_BYTES = 1 << 20
 
 MAX_DEPTH = 64
 """Deepest nesting of lists and objects in a file."""
+
+_UNION = re.compile(r"constrained-|function-|list\[|dict\[|(int|float|str|bool|list|dict)$")
+"""What pydantic calls a member of a union, among the places of a value."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -139,8 +143,10 @@ def first_problem(problem: Exception) -> str:
     """The first thing that a pydantic model found wrong: its place, what was expected, and what came, cut short."""
     if not isinstance(problem, ValidationError):
         return "it is nested too deep"
-    first = problem.errors(include_url=False)[0]
-    where = ascii(".".join(map(str, first["loc"])))[1:-1][:120]
+    problems = problem.errors(include_url=False)
+    # Of a union each kind has its own complaint: the one that goes deepest is of the kind that was meant.
+    first = max((one for one in problems if one["loc"][:1] == problems[0]["loc"][:1]), key=lambda one: len(one["loc"]))
+    where = ascii(".".join(str(place) for place in first["loc"] if not _UNION.match(str(place))))[1:-1][:120]
     came = "" if first["type"] == "missing" else f", got {shown(first['input'])}"
     return f"{where}: {first['msg']}{came}" if where else f"{first['msg']}{came}"
 
