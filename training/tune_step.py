@@ -5,20 +5,34 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from pydantic import BaseModel, Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tav_sdk.diffusion.schedule import DDIMSchedule
-from tav_sdk.errors import ConfigError, NonFiniteLossError
+from tav_sdk.errors import CheckpointError, ConfigError, NonFiniteLossError
+from tav_sdk.reading import parse_json, shown, validated
+from tav_sdk.training.base.reading import reading
 from tav_sdk.training.checkpoint import copy_strictly, save_tensors
 from tav_sdk.training.config import MixedPrecision, TuneConfig
 from tav_sdk.training.encode import ClipLatents
+from tav_sdk.training.tensor_file import read_header
 from tav_sdk.training.unet.inflation import freeze_all_but_tuned
 from tav_sdk.training.unet.video_unet import VideoUNet
+
+OPTIMIZER_STATE = ("param", "step", "exp_avg", "exp_avg_sq")
+"""What is kept of a tuned weight: itself, and AdamW's."""
+
+
+class _Progress(BaseModel):
+    """Texts in the file's header."""
+
+    steps_done: Annotated[str, Field(pattern="^[0-9]{1,9}$")]
+    scaler: Annotated[str, Field(max_length=10_000)]
 
 
 class Tuner:
@@ -119,11 +133,22 @@ class Tuner:
         """Continue from what :meth:`save` wrote.
 
         Raises:
-            CheckpointError: the file is of another model.
+            CheckpointError: the file is damaged, or of another model.
         """
-        tensors = load_file(path)
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+        advice = "start anew with overwrite"
+        header = read_header(path, error=CheckpointError, advice=advice)
+        told = validated(_Progress, header.metadata, what=str(path), error=CheckpointError, advice=advice)
+        scaler = parse_json(told.scaler, what=f"the scaler in {path}", error=CheckpointError, advice=advice)
+        shapes = {name: tuple(parameter.shape) for name, parameter in self.tuned.items()}
+        for key, shape in header.shapes.items():
+            kind, _, name = key.partition(".")
+            if kind not in OPTIMIZER_STATE or name not in shapes or shape != (() if kind == "step" else shapes[name]):
+                raise CheckpointError(
+                    f"{path} does not fit the model: {shown(key)} has the shape {shown(shape)}; {advice}"
+                )
+        with reading(str(path), CheckpointError):
+            tensors = load_file(path)
+            self.scaler.load_state_dict(scaler)
         parts: dict[str, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             kind, _, name = key.partition(".")
@@ -134,8 +159,7 @@ class Tuner:
             self.optimizer.state[parameter] = {
                 kind: value if kind == "step" else value.to(self.device) for kind, value in state.items()
             }
-        self.scaler.load_state_dict(json.loads(metadata["scaler"]))
-        self.steps_done = int(metadata["steps_done"])
+        self.steps_done = int(told.steps_done)
 
 
 def default_mixed_precision(device: str) -> MixedPrecision:

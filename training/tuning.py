@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tav_sdk.diffusion.schedule import DDIMSchedule
-from tav_sdk.errors import CheckpointError, ConfigError, InputError, NonFiniteLossError, OutputError
+from tav_sdk.errors import ConfigError, InputError, NonFiniteLossError, OutputError
 from tav_sdk.files import check_new, put_in_place, sha256_of
 from tav_sdk.progress import Callback, StepProgress, report
 from tav_sdk.training.base.model import PretrainedBase
@@ -22,7 +22,6 @@ from tav_sdk.training.config import TuneConfig
 from tav_sdk.training.encode import prepare
 from tav_sdk.training.run_base import base_of_config
 from tav_sdk.training.run_folder import (
-    FORMAT_VERSION,
     LOG,
     RECORD,
     SNAPSHOTS,
@@ -31,8 +30,10 @@ from tav_sdk.training.run_folder import (
     Run,
     load_run,
     partial_folder,
+    read_started,
     snapshot_name,
 )
+from tav_sdk.training.run_record import FORMAT_VERSION
 from tav_sdk.training.tune_step import Tuner
 from tav_sdk.training.unet.inflation import inflate
 from tav_sdk.video.clip import Video, read_video
@@ -164,10 +165,7 @@ def _partial(out: Path, record: dict[str, Any], *, resume: bool) -> Iterator[Pat
 def _check_same_run(folder: Path, record: dict[str, Any]) -> None:
     started = folder / STARTED
     if started.is_file():
-        try:
-            before = json.loads(started.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{started} is damaged: {error}; start anew with overwrite") from error
+        before = read_started(started)
         old, new = _identity(before), _identity(record)
         if changed := sorted(key for key in new if new[key] != old.get(key)):
             what = ", ".join(f"{key} (was {old.get(key)!r}, is {new[key]!r})" for key in changed)
