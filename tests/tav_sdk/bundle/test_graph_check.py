@@ -331,15 +331,52 @@ def test_another_output_rank_than_the_manifest_says_is_refused(bundle_copy, chan
         Bundle(bundle_copy)
 
 
-def test_a_controlnet_is_checked_alike(tmp_path, tiny_bundle):
-    from tav_sdk.bundle.manifest import GraphEntry
+def controlnet(folder, **changes):
+    """A folder with a manifest of a ControlNet, and a graph that repeats."""
+    from tav_sdk.bundle.manifest import GraphEntry, TensorEntry
     from tav_sdk.pipeline.controlnet import ControlNetManifest
 
-    saved(tmp_path, graph([helper.make_node("Loop", ["x"], ["y"])]))
-    entry = GraphEntry(file="model.onnx", opset=23, inputs=(), outputs=(), parity_max_abs=None)
-    manifest = ControlNetManifest(graph=entry, files=file_entries(tmp_path), provenance={})
-    (tmp_path / "controlnet.json").write_text(manifest.model_dump_json())
+    saved(folder, graph([helper.make_node("Loop", ["x"], ["y"])]))
+    shapes = {
+        "sample": ("batch", 4, 4, 8, 8),
+        "timestep": (),
+        "encoder_hidden_states": ("batch", 77, 16),
+        "controlnet_cond": (4, 3, 64, 64),
+        "conditioning_scale": (),
+        **changes,
+    }
+    inputs = tuple(
+        TensorEntry(name=name, dtype="int64" if name == "timestep" else "float32", shape=shape)
+        for name, shape in shapes.items()
+        if shape is not None
+    )
+    entry = GraphEntry(file="model.onnx", opset=23, inputs=inputs, outputs=(), parity_max_abs=None)
+    manifest = ControlNetManifest(graph=entry, files=file_entries(folder), provenance={})
+    (folder / "controlnet.json").write_text(manifest.model_dump_json())
+    return folder
+
+
+def test_a_controlnet_is_checked_alike(tmp_path):
     with pytest.raises(
         BundleError, match=r"model.onnx in the ControlNet .* cannot be used: it has the operator 'Loop'"
     ):
+        ControlNet(controlnet(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("shape", "got"),
+    [(None, "none"), ((4, 3, 64), r"float32\[4, 3, 64\]"), (("f", 3, 64, 64), r"float32\[f, 3, 64, 64\]")],
+)
+def test_a_controlnet_without_pictures_of_its_own_size_is_refused(tmp_path, shape, got):
+    text = (
+        rf"controlnet.json is not valid: expected the input 'controlnet_cond' as float32 with 4 axes, got {got}; export"
+    )
+    with pytest.raises(BundleError, match=text):
+        ControlNet(controlnet(tmp_path, controlnet_cond=shape))
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{", "null", '{"format_version": 2}'])
+def test_a_controlnets_manifest_that_is_none_is_refused(tmp_path, content):
+    (tmp_path / "controlnet.json").write_text(content)
+    with pytest.raises(BundleError, match=r"controlnet.json is (not valid|nested).*; export the ControlNet again"):
         ControlNet(tmp_path)
