@@ -135,7 +135,7 @@ def read_definition(text: str) -> str:
     Raises:
         BundleError: it is no CLIP tokenizer; says what is not as in one.
     """
-    what, advice = "the tokenizer's definition", "only CLIP's tokenizers are run; export the bundle again"
+    what, advice = "the tokenizer's definition", "only CLIP's tokenizers are run"
     if len(text) > MAX_TOKENIZER_BYTES:
         raise BundleError(f"{what} has {len(text)} characters, more than the {MAX_TOKENIZER_BYTES} that are read")
     values = parse_json(text, what=what, error=BundleError, advice=advice)
