@@ -162,9 +162,8 @@ def _check_size(operator: str, tensor: Tensor) -> None:
         made = math.prod(abs(value) for value in values if value)
     most = MAX_TIMES if operator == "Tile" or tensor.dtype == FLOAT else MAX_ELEMENTS
     if not made <= most:
-        raise WireError(
-            f"its operator {operator} makes {made:.3g} elements or times as many, at most {most} are allowed"
-        )
+        told = f"{made:.3g}" if made < 1e300 else "endlessly many"
+        raise WireError(f"its operator {operator} makes {told} elements or times as many, at most {most} are allowed")
 
 
 def _values(tensor: Tensor) -> list[float] | None:

@@ -251,6 +251,7 @@ def test_no_allowed_operator_has_a_graph_inside():
         ("Expand", [1 << 40], "1.1e.12"),
         ("Expand", [1 << 20, 1 << 20], "1.1e.12"),
         ("ConstantOfShape", [1 << 40], "1.1e.12"),
+        ("Expand", [1 << 62] * 60, "endlessly many"),
         ("Tile", [1 << 20], "1.05e.06"),
         ("Range", [1 << 40], "1.1e.12"),
         ("Pad", [0, 1 << 40], "1.1e.12"),

@@ -183,9 +183,7 @@ def test_a_damaged_configuration_is_refused(tokenizer, tmp_path, config):
 
 @pytest.mark.parametrize("definition", ["", "{}", "not json", "[" * 100_000, "null"])
 def test_a_damaged_definition_is_refused(definition):
-    text = (
-        r"the tokenizer's definition is (not valid|nested).*; only CLIP's tokenizers are run$"
-    )
+    text = r"the tokenizer's definition is (not valid|nested).*; only CLIP's tokenizers are run$"
     with pytest.raises(BundleError, match=text):
         Tokenizer(definition)
 
