@@ -6,6 +6,7 @@ Nothing in a bundle is executed or unpickled. Every path in it is relative and s
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -40,6 +41,8 @@ class Bundle(GraphFolder):
     """
 
     def __init__(self, folder: str | Path, *, verify: bool = True) -> None:
+        if not isinstance(folder, str | os.PathLike):
+            raise BundleError(f"a bundle must be the path of a folder, got {type(folder).__name__}")
         folder = Path(folder)
         self.manifest = read_manifest(folder)
         for name in GRAPHS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -207,9 +208,9 @@ def read_manifest(folder: Path) -> Manifest:
         BundleError: there is none, or it is not valid; says what.
     """
     path = folder / MANIFEST
-    if (folder / "run.json").is_file() and not path.is_file():
+    if not os.path.isfile(path) and os.path.isfile(folder / "run.json"):
         raise BundleError(f"{folder} is a run, not a bundle; export it first: tav export {folder} --out BUNDLE")
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, it takes any name
         raise BundleError(
             f"there is no bundle in {folder} (no {MANIFEST}); make one with: tav export RUN --out {folder}"
         )

@@ -6,6 +6,7 @@ executed or unpickled.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,8 @@ class ControlNet:
     """
 
     def __init__(self, folder: str | Path, *, engine: str = "auto", verify: bool = True) -> None:
+        if not isinstance(folder, str | os.PathLike):
+            raise BundleError(f"an exported ControlNet must be the path of a folder, got {type(folder).__name__}")
         self.folder = Path(folder)
         self.manifest = _read_manifest(self.folder)
         entry = self.manifest.graph
@@ -220,7 +223,7 @@ def no_residuals(specs: Sequence[TensorSpec], batch: int) -> dict[str, np.ndarra
 
 def _read_manifest(folder: Path) -> ControlNetManifest:
     path = folder / MANIFEST
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, it takes any name
         raise BundleError(
             f"there is no exported ControlNet at {folder}: {MANIFEST} is missing; export one with: tav "
             "export-controlnet CONTROLNET --bundle BUNDLE --out OUT"

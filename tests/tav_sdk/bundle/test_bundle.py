@@ -314,3 +314,22 @@ def test_an_empty_file_of_weights_is_refused(bundle_copy, edit_manifest):
     bundle = Bundle(bundle_copy, verify=False)
     with pytest.raises(BundleError, match=r"unet/untuned.safetensors in the bundle .* cannot be read: .*empty"):
         bundle.weights(0.5)
+
+
+@pytest.mark.parametrize("folder", [None, 3, b"a"])
+def test_a_bundle_is_the_path_of_a_folder(folder):
+    with pytest.raises(BundleError, match=r"a bundle must be the path of a folder, got (NoneType|int|bytes)"):
+        Bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "circle", "a\0b"])
+def test_a_folder_of_any_name_that_is_not_there_is_told(tmp_path, name):
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(BundleError, match=r"there is no bundle in .*\(no manifest.json\); make one with: tav export"):
+        Bundle(tmp_path / name)
+
+
+def test_a_manifest_that_is_a_pipe_is_told_at_once(tmp_path):
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(BundleError, match=r"there is no bundle in "):
+        Bundle(tmp_path)
