@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from tav_sdk.array_file import read_array
 from tav_sdk.cache.entry import cache_key
 from tav_sdk.cache.store import Cache
 from tav_sdk.diffusion.inversion import Correction, Inversion
@@ -31,6 +32,8 @@ METHOD = 2
 """To be raised when the same facts come to give other latents, so that what was kept before is not found again."""
 
 OFFSETS = "offsets.npy"
+MAX_LATENTS_BYTES = 1 << 36
+"""Of one array that is read back."""
 _HARMLESS = (TavError, OSError, ValueError, EOFError)
 
 _log = logging.getLogger(__name__)
@@ -153,7 +156,4 @@ def _load(path: Path, axes: int = 5) -> np.ndarray:
     Raises:
         ValueError: the file holds something else.
     """
-    array = np.load(path, allow_pickle=False)
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.ndim != axes:
-        raise ValueError(f"{path}: expected float32 latents with {axes} axes, got {array!r:.80}")
-    return array
+    return read_array(path, dtype="float32", axes=axes, max_bytes=MAX_LATENTS_BYTES)
