@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tav_sdk.cli.field_options import option_of
+from tav_sdk.cli.interrupts import what_is_left
 from tav_sdk.errors import InputError, TavError
 from tav_sdk.progress import StepProgress
 
@@ -45,7 +46,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as interrupt:
             # A command that keeps something for later says so in the interrupt's message.
-            say(f"[bold red]interrupted[/]; {_escaped(interrupt) or 'nothing was written'}")
+            say(f"[bold red]interrupted[/]; {_escaped(str(interrupt) or what_is_left())}")
             raise typer.Exit(2) from None
         except BrokenPipeError:
             sys.stderr.close()
