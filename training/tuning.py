@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def tune(
         CancelledError: the callback returned ``False``.
     """
     out = Path(config.out)
-    if resume and (out / RECORD).is_file():
+    if resume and os.path.isfile(out / RECORD):
         run = _finished(config, load_run(out))
         remove_leftover(out)
         return run
