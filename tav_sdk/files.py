@@ -34,8 +34,13 @@ def sha256_of(path: str | Path) -> str:
 
 
 def written() -> list[Path]:
-    """The outputs that this process wrote and that are still there, the first written first; the last 64 at most."""
+    """The outputs that this process wrote since :func:`forget_written`, as far as they are there; 64 at most."""
     return list(dict.fromkeys(path for path, identity in tuple(_renames) if _lies_at(path, identity)))
+
+
+def forget_written() -> None:
+    """Let :func:`written` begin anew, as for another command."""
+    _renames.clear()
 
 
 # --- checks before the work ---------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from tav_sdk.cli.field_options import option_of
 from tav_sdk.cli.interrupts import what_is_left
 from tav_sdk.errors import InputError, TavError
+from tav_sdk.files import forget_written
 from tav_sdk.progress import StepProgress
 
 P = ParamSpec("P")
@@ -36,6 +37,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        forget_written()
         try:
             with _warnings_as_messages(), _logs_as_messages():
                 return command(*args, **kwargs)
