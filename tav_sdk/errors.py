@@ -6,6 +6,7 @@ line prints the message alone and leaves with :attr:`TavError.exit_code`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 
@@ -99,7 +100,13 @@ class NonFiniteLossError(TavError):
 
 
 class OutputError(TavError):
-    """An output cannot be written where it was asked for."""
+    """An output cannot be written where it was asked for.
+
+    Attributes:
+        kept: where the finished work lies, if all was done but the last rename.
+    """
+
+    kept: Path | None = None
 
 
 class BundleError(TavError):

@@ -97,7 +97,7 @@ def import_original(
         # What it was tuned with is not known: the configuration's steps and rate are no more than defaults.
         "imported": {"name": path.name, "sha256": sha256_of(path), "of": "showlab/Tune-A-Video"},
     }
-    with new_folder(out, overwrite=overwrite) as new:
+    with new_folder(out, overwrite=overwrite, checked=True) as new:
         save_tuned_weights(unet, new / TUNED, {"format": "tav-sdk tuned weights"})
         write_record(new, record | {"tuned_sha256": sha256_of(new / TUNED)})
     return load_run(out)

@@ -5,6 +5,8 @@ tuned.safetensors           the tuned weights, float32, sorted by name
 snapshots/step-000100.safetensors ... likewise, of earlier steps
 log.jsonl                   step and loss, one line per step
 
+Until it is finished, a run lies in a hidden folder, see :mod:`.partial_run`.
+
 In runs of format 1 the tuned weights are called ``delta.safetensors``, and their hash ``delta_sha256``.
 """
 

@@ -45,6 +45,10 @@ class Tuner:
         schedule: the base's schedule.
         config: see :class:`TuneConfig`.
         device: where to compute.
+
+    Attributes:
+        steps_done: how many updates were made.
+        is_between_steps: whether the weights are those after ``steps_done`` updates.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Tuner:
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
         self.steps_done = 0
+        self.is_between_steps = True
 
     def step(self) -> dict[str, float]:
         """One update at a random timestep; returns ``loss``, ``grad_norm`` and ``timestep``.
@@ -95,10 +100,12 @@ class Tuner:
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.tuned.values(), self.config.max_grad_norm)
+        self.is_between_steps = False  # an interrupt from here on leaves weights of neither step
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps_done += 1
+        self.is_between_steps = True
         return {"loss": value, "grad_norm": norm.item(), "timestep": int(timestep)}
 
     def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -243,7 +243,7 @@ class Cache:
     def _make(self, path: Path, make: Callable[[Path], None], facts: Mapping[str, Any]) -> None:
         """Make an entry whose lock is held."""
         try:
-            with new_folder(path) as new:
+            with new_folder(path, told=False) as new:
                 make(new)
                 write_record(new, path.name, facts)
         except OutputError as error:

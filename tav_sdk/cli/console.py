@@ -18,7 +18,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tav_sdk.cli.field_options import option_of
+from tav_sdk.cli.interrupts import what_is_left
 from tav_sdk.errors import InputError, TavError
+from tav_sdk.files import forget_written
 from tav_sdk.progress import StepProgress
 
 P = ParamSpec("P")
@@ -35,6 +37,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        forget_written()
         try:
             with _warnings_as_messages(), _logs_as_messages():
                 return command(*args, **kwargs)
@@ -45,7 +48,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as interrupt:
             # A command that keeps something for later says so in the interrupt's message.
-            say(f"[bold red]interrupted[/]; {_escaped(interrupt) or 'nothing was written'}")
+            say(f"[bold red]interrupted[/]; {_escaped(str(interrupt) or what_is_left())}")
             raise typer.Exit(2) from None
         except BrokenPipeError:
             sys.stderr.close()

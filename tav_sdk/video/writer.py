@@ -38,8 +38,8 @@ class VideoWriter:
             for frames in clip.chunks(8):
                 writer.write(frames)
 
-    The file appears under its name only when the block ends without an error; until then one of that name stays. The
-    parent folder is made if need be.
+    The file appears under its name only when the block ends without an error; until then one of that name stays. Its
+    folder has to be there, and to stay there.
 
     Args:
         path: a name that ends in ``.mp4``; an existing file is replaced.
@@ -52,7 +52,7 @@ class VideoWriter:
 
     Raises:
         InputError: another suffix, ``fps`` out of range, or, at the end of the block, no frames.
-        OutputError: the file cannot be written (permission, disk full, a folder of that name).
+        OutputError: the file cannot be written (permission, disk full, no such folder, a folder of that name).
     """
 
     def __init__(self, path: str | os.PathLike[str], fps: float, *, growing: bool = False) -> None:
@@ -109,8 +109,8 @@ class VideoWriter:
 
     @contextmanager
     def _open(self) -> Iterator[_Mp4]:
-        place = _in_place if self.growing else new_file
-        with place(self.path) as path, _Mp4(path, self.fps, growing=self.growing) as mp4:
+        place = _in_place(self.path) if self.growing else new_file(self.path, parents=False)
+        with place as path, _Mp4(path, self.fps, growing=self.growing) as mp4:
             yield mp4
             if not self.num_frames:
                 raise InputError(f"{self.path}: expected at least one frame before the block ends, got none.")
@@ -191,7 +191,6 @@ class _Mp4:
             # the end, which few players read, hides from FFmpeg that the last fragment could not be written.
             options["g"] = str(max(1, round(self._fps)))
             layout = {"movflags": "+frag_keyframe+empty_moov+default_base_moof+skip_trailer", "flush_packets": "1"}
-            self._path.parent.mkdir(parents=True, exist_ok=True)
         container = av.open(str(self._path.absolute()), "w", format="mp4", options=layout)
         rate = Fraction(self._fps).limit_denominator(10_000)
         stream = container.add_stream("libx264", rate=rate, options=options)

@@ -29,11 +29,6 @@ def reading(what: str, error_type: type[TavError] = BaseModelError) -> Iterator[
         raise
     except Exception as error:  # for a damaged file the libraries raise anything
         raise error_type(f"{what} cannot be read: {first_line(error)}") from error
-    except Exception as error:
-        if type(error) is not Exception:
-            raise
-        # The library of tokenizers raises no class of its own.
-        raise error_type(f"{what} cannot be read: {first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(level)
 
