@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 from typing import Any
 
@@ -14,6 +13,7 @@ from tav_sdk.engines.base import Engine, Graph, Weights
 from tav_sdk.engines.ort_device import DeviceRunner
 from tav_sdk.engines.ort_placement import RECORD, has_compute_on_cpu, warn_of_cpu
 from tav_sdk.errors import EngineError
+from tav_sdk.words import logger
 
 CPU = "onnxruntime-cpu"
 PROVIDERS = {
@@ -24,7 +24,7 @@ PROVIDERS = {
 }
 """Every engine that is ONNX Runtime, and its execution provider there."""
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 _NO_BF16 = Obstacle(reason="has no bfloat16 kernels", fits=False, fix="choose openvino-cpu, or an engine on a GPU")
 _GPU = 'pip install "tav-sdk[gpu]", then pip install --force-reinstall --no-deps onnxruntime-gpu'
 _REPAIR = "Put its files back: pip install --force-reinstall --no-deps onnxruntime, or onnxruntime-gpu if you use that."

@@ -31,10 +31,12 @@ def main() -> None:
                 sys.stderr.write("interrupted; nothing was written\n")
             _leave(2)
         raise
-    except Exception:
+    except BaseException as error:  # noqa: BLE001  libraries in Rust end by one that is no Exception
         # An extension module that is interrupted while it is imported says that its import failed.
         if not interrupts:
-            raise
+            from tav_sdk.cli.unforeseen import tell
+
+            _leave(tell(error))
         sys.stderr.write("interrupted; nothing was written\n")
         _leave(2)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tav_sdk.cli.console import say
+from tav_sdk.cli.console import say, write
 from tav_sdk.engines.select import CHOICES
 from tav_sdk.errors import InputError
 
@@ -92,24 +92,28 @@ def bench(
     result["step"] = time_steps(candidates, rounds=rounds)
     keep()  # edits take much longer
     for text in report_steps(result):
-        typer.echo(text)
+        write(text)
     if video is not None:
         count = opened.manifest.num_inference_steps if steps is None else steps
         result["edit"] = time_edits(candidates, video, steps=count, rounds=rounds)
         keep()
-        typer.echo("\n" + report_edits(result["edit"]))
+        write("\n" + report_edits(result["edit"]))
     if json_file is not None:
-        say(f"[green]written[/] to {json_file}")
+        say(f"to {json_file}", mark="written")
     if former is None:
         return
     worse = False
     for name, change in changes(result, former).items():
         worse |= change > slower
-        mark = "[bold red]slower:[/] " if change > slower else ""
-        say(f"{mark}a U-Net step on {name} takes {change:.2f} times as long as it did, beside the others")
+        mark = "slower:" if change > slower else ""
+        say(
+            f"a U-Net step on {name} takes {change:.2f} times as long as it did, beside the others",
+            mark=mark,
+            style="bold red",
+        )
     if worse:
         raise typer.Exit(1)
-    say(f"[green]no step has become {slower:g} times slower[/] than in {against}")
+    say(f"than in {against}", mark=f"no step has become {slower:g} times slower")
 
 
 def _check_video(video: Path, manifest: Manifest) -> None:

@@ -106,7 +106,7 @@ def compare(
             callback=show,
         )
         Image.fromarray(contact_sheet(rows)).save(path)
-    say(f"[green]written[/] to {out}; next: tav export {run} --step STEP --out BUNDLE")
+    say(f"to {out}; next: tav export {run} --step STEP --out BUNDLE", mark="written")
 
 
 def _numbers(steps: str) -> tuple[int, ...]:

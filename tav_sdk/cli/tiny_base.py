@@ -25,4 +25,4 @@ def make_tiny_base(
     from tav_sdk.training import make_tiny_base as write
 
     write(out, prediction_type=prediction_type, seed=seed, overwrite=overwrite)
-    say(f"[green]written[/] {out}")
+    say(out, mark="written")
