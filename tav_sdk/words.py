@@ -10,6 +10,8 @@ from typing import Any
 
 MAX_SHOWN = 60
 """Most characters of a value that a message repeats."""
+MAX_SAID = 500
+"""Most characters of a foreign exception's own words that a message repeats."""
 
 _JOINERS = "\u200c\u200d"
 """Zero width joiners: emoji and several scripts need them, and they move nothing."""
@@ -30,6 +32,15 @@ def printable(value: object) -> str:
 def printable_lines(text: str) -> str:
     """As :func:`printable`, line by line, for a text of ours that has several."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def said(error: BaseException) -> str:
+    """What a foreign exception says, in one line, cut after :data:`MAX_SAID` characters and without a full stop."""
+    try:
+        text = printable(" ".join(str(error).split()))
+    except Exception:  # noqa: BLE001  an exception's own words may fail
+        return ""
+    return text.rstrip(".") if len(text) <= MAX_SAID else f"{text[:MAX_SAID]}..."
 
 
 def is_unsafe(character: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
 import platform
@@ -135,9 +134,10 @@ def _note_on_onnxruntime() -> str:
 
 def _providers() -> list[str]:
     """What the installed ONNX Runtime can run on; nothing if it cannot be imported or is half removed."""
+    from tav_sdk.engines.ort_import import import_onnxruntime
+
     try:
-        onnxruntime = importlib.import_module("onnxruntime")
-        return list(onnxruntime.get_available_providers())
+        return list(import_onnxruntime().get_available_providers())
     except (ImportError, AttributeError):
         return []
 

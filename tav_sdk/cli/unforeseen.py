@@ -7,14 +7,12 @@ import os
 import sys
 import traceback
 
-from tav_sdk.words import printable, printable_lines
+from tav_sdk.words import printable_lines, said
 
 EXIT_CODE = 70
 """The exit code of a bug, ``EX_SOFTWARE`` of ``sysexits.h``."""
 DEBUG = "TAV_DEBUG"
 """Environment variable: with any value, every error shows where it comes from."""
-MAX_LENGTH = 400
-"""Most characters of an exception's own words."""
 
 
 def tell(error: BaseException) -> int:
@@ -28,17 +26,12 @@ def tell(error: BaseException) -> int:
 
 def in_words(error: BaseException) -> str:
     """The exception's name, what it says, and how to see more, in one line."""
-    try:
-        said = printable(error)
-    except Exception:  # noqa: BLE001  an exception's own words may fail
-        said = ""
-    said = said if len(said) <= MAX_LENGTH else f"{said[:MAX_LENGTH]}..."
-    reason = f": {said.rstrip('.')}" if said else ""
+    reason = f": {words}" if (words := said(error)) else ""
     advice = {
         MemoryError: "there is not enough memory for this; ",
         RecursionError: "something that was read is nested too deep; ",
     }
-    more = next((words for kind, words in advice.items() if isinstance(error, kind)), "")
+    more = next((text for kind, text in advice.items() if isinstance(error, kind)), "")
     return f"unexpected {type(error).__name__}{reason}; {more}{DEBUG}=1 before the command shows where it comes from"
 
 
