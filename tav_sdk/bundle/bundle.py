@@ -19,6 +19,7 @@ from tav_sdk.bundle.tuned_weights import is_in_base, scale_tuned_weights
 from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.engines.base import TensorSpec, Weights
 from tav_sdk.errors import BundleError
+from tav_sdk.paths import given_path
 
 
 class Bundle(GraphFolder):
@@ -34,7 +35,7 @@ class Bundle(GraphFolder):
     """
 
     def __init__(self, folder: str | Path, *, verify: bool = True) -> None:
-        folder = Path(folder)
+        folder = given_path("bundle", folder)
         self.manifest = read_manifest(folder)
         super().__init__("bundle", folder, self.manifest.files, self.manifest.graphs, verify=verify)
         for name in GRAPHS:
