@@ -29,8 +29,8 @@ def given_path(field: str, value: Any) -> Path:
     try:
         os.stat(value)
     except ValueError as error:  # a zero byte, or what the system's encoding has no letters for
-        raise InputError(f"must be a path, got {brief(os.fspath(value))}: {error}", field=field) from error
+        raise InputError(f"must be usable, got {brief(os.fspath(value))}: {error}", field=field) from error
     except OSError as error:
         if error.errno in _UNUSABLE:
-            raise InputError(f"must be a path, got {brief(os.fspath(value))}: {error.strerror}", field=field) from error
+            raise InputError(f"must be usable, got {brief(os.fspath(value))}: {error.strerror}", field=field) from error
     return Path(value)

@@ -31,9 +31,10 @@ def bench(
         list[str] | None,
         typer.Option(help=f"{', '.join(CHOICES[1:])}; repeat it.", show_default="all that work here"),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="How often everything is measured, in turn.", min=1)] = 5,
+    rounds: Annotated[int, typer.Option(help="How often everything is measured, in turn.", min=1, max=1000)] = 5,
     steps: Annotated[
-        int | None, typer.Option(help="DDIM steps of an edit, and of its inversion.", show_default="the base's", min=1)
+        int | None,
+        typer.Option(help="DDIM steps of an edit, and of its inversion.", show_default="the base's", min=1, max=1000),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all that was measured to this file.")] = None,
     against: Annotated[

@@ -14,6 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import typer
@@ -24,11 +25,15 @@ from rich.text import Text
 from tav_sdk.cli.field_options import option_of
 from tav_sdk.cli.unforeseen import DEBUG, show_trace
 from tav_sdk.errors import InputError, OutputError, TavError
+from tav_sdk.paths import given_path
 from tav_sdk.progress import StepProgress
 from tav_sdk.words import is_unsafe, printable, printable_lines
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+PATHS_AS_TEXT = ("base", "clip", "control", "folder", "path")
+"""Parameters of sub-commands that are a path or a name."""
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False, markup=False)
 
@@ -44,6 +49,9 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal of few letters cannot show is escaped
         try:
+            for name, value in kwargs.items():
+                if isinstance(value, Path) or (isinstance(value, str) and name in PATHS_AS_TEXT):
+                    given_path("path", value)
             with _warnings_as_messages(), _logs_as_messages():
                 result = command(*args, **kwargs)
             _flush()

@@ -29,6 +29,8 @@ from tav_sdk.cli.base_options import (
 from tav_sdk.cli.console import cell, screen, write_json
 from tav_sdk.errors import InputError
 from tav_sdk.pocket import POCKET
+from tav_sdk.request.frames import check_whole
+from tav_sdk.words import brief
 
 if TYPE_CHECKING:
     from tav_sdk.training.memory.report import BudgetFit, MemoryPlan
@@ -97,6 +99,7 @@ def plan(
       tav plan --frames 8 --size 64x96 --json
     """
     given = {key: value for key, value in locals().items() if key in INFLATION and value is not None}
+    check_whole("num_frames", num_frames, 1)
     height, width = parse_size(size) if size is not None else (None, None)
     budget = parse_memory(memory) if memory is not None else None
 
@@ -136,9 +139,9 @@ def parse_size(text: str) -> tuple[int, int]:
     Raises:
         InputError: it is neither.
     """
-    found = re.fullmatch(r"\s*(\d+)(?:\s*[x×]\s*(\d+))?\s*", text, re.IGNORECASE)
+    found = re.fullmatch(r"\s*(\d{1,9})(?:\s*[x×]\s*(\d{1,9}))?\s*", text, re.IGNORECASE)
     if found is None:
-        raise InputError(f"--size must be pixels, such as 512, or HEIGHTxWIDTH, such as 512x320; got {text!r}")
+        raise InputError(f"--size must be pixels, such as 512, or HEIGHTxWIDTH, such as 512x320; got {brief(text)}")
     height, width = found.groups()
     return int(height), int(width or height)
 
@@ -149,10 +152,11 @@ def parse_memory(text: str) -> int:
     Raises:
         InputError: it is no amount of memory, or it is 0.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
-    if found is None or found[2].lower() not in UNITS or float(found[1]) == 0:
-        raise InputError(f"--memory must be an amount such as 12GB, 11.5GiB or 800MB; got {text!r}")
-    return round(float(found[1]) * UNITS[found[2].lower()])
+    found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+    units = None if found is None else UNITS.get(found[2].lower())
+    if found is None or units is None or not 1 <= float(found[1]) * units < 2**63:
+        raise InputError(f"--memory must be an amount such as 12GB, 11.5GiB or 800MB; got {brief(text)}")
+    return round(float(found[1]) * units)
 
 
 def _show(planned: MemoryPlan) -> None:

@@ -67,7 +67,7 @@ def test_the_trace_of_an_error_can_be_asked_for(tav, tmp_path, monkeypatch):
     assert result.exit_code == 2
 
 
-def test_a_bug_keeps_its_trace():
+def test_a_bug_passes_for_main_to_tell():
     with pytest.raises(ZeroDivisionError):
         failing(ZeroDivisionError())()
 

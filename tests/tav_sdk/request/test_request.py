@@ -375,7 +375,7 @@ WHOLE = "must be a whole number from"
         (control, {"video": None}, "video must be a path, got None"),
         (control, {"controlnet": None}, "controlnet must be a path, got None"),
         (control, {"scale": 10**400}, "scale must be from 0 to 10, got a number of about 400 digits"),
-        (control, {"video": "a\0"}, "video must be a path, got 'a\\x00': embedded null byte"),
+        (control, {"video": "a\0"}, "video must be usable, got 'a\\x00': embedded null byte"),
         (control, {"inversion": "x"}, "inversion must be True or False, got 'x'"),
     ],
 )
