@@ -32,8 +32,11 @@ def cache_root() -> Path:
         ConfigError: ``$TAV_CACHE`` is no path that can be used.
     """
     if named := os.environ.get(ROOT_VARIABLE):
+        path = os.path.expanduser(named)
+        if path.startswith("~"):
+            raise ConfigError(f"{ROOT_VARIABLE} is {brief(named)}, and there is no such user; name another folder")
         try:
-            return given_path(ROOT_VARIABLE, os.path.expanduser(named)).absolute()
+            return given_path(ROOT_VARIABLE, path).absolute()
         except InputError as error:
             raise ConfigError(f"{error}; let {ROOT_VARIABLE} name a folder, or leave it out") from error
     from platformdirs import user_cache_path

@@ -54,7 +54,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
                     given_path("path", value)
             with _warnings_as_messages(), _logs_as_messages():
                 result = command(*args, **kwargs)
-            _flush()
+            with _writing():
+                sys.stdout.flush()
             return result
         except TavError as error:
             if os.environ.get(DEBUG):
@@ -77,15 +78,16 @@ def _in_options(error: TavError) -> str:
     return error.named(option_of(error.field)) if isinstance(error, InputError) and error.field else str(error)
 
 
-def _flush() -> None:
-    """Write what standard output still holds.
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """Standard output is written in this block, and nothing else.
 
     Raises:
-        OutputError: it cannot be written, as on a full disk.
+        OutputError: it cannot be, as on a full disk.
         BrokenPipeError: its reader has gone.
     """
     try:
-        sys.stdout.flush()
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -110,14 +112,21 @@ def cell(value: object, style: str = "") -> Text:
     return Text(printable(value), style=style)
 
 
+class _Screen(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        with _writing():
+            super().print(*objects, **options)
+
+
 def screen(**options: Any) -> Console:
     """Standard output, for tables and texts that were made with :func:`cell`."""
-    return Console(highlight=False, emoji=False, markup=False, **options)
+    return _Screen(highlight=False, emoji=False, markup=False, **options)
 
 
 def write(text: str) -> None:
     """Lines for people on standard output, as wide as they are; what is not printable is escaped."""
-    typer.echo(printable_lines(text))
+    with _writing():
+        typer.echo(printable_lines(text))
 
 
 def write_json(values: Any, *, indent: int | None = 2) -> None:
@@ -128,7 +137,8 @@ def write_json(values: Any, *, indent: int | None = 2) -> None:
     except (UnicodeEncodeError, LookupError):
         is_ascii = True
     text = json.dumps(values, indent=indent, ensure_ascii=is_ascii)
-    typer.echo("".join(_json_escaped(one) if one != "\n" and is_unsafe(one) else one for one in text))
+    with _writing():
+        typer.echo("".join(_json_escaped(one) if one != "\n" and is_unsafe(one) else one for one in text))
 
 
 def _json_escaped(character: str) -> str:
