@@ -14,8 +14,19 @@ _UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP)
 """What the system says of a path that nothing can ever lie at."""
 
 
+def as_path(field: str, value: Any) -> Path:
+    """A text or an ``os.PathLike`` as a path, whatever it says.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise InputError(f"must be a path, got {brief(value)}", field=field)
+    return Path(value)
+
+
 def given_path(field: str, value: Any) -> Path:
-    """A path that was given, whether or not anything lies there.
+    """A path that was given and that the system can follow, whether or not anything lies there.
 
     Args:
         field: the argument's name.
@@ -24,8 +35,7 @@ def given_path(field: str, value: Any) -> Path:
     Raises:
         InputError: it is none, has a zero byte or a name that is too long, or leads through links in a circle.
     """
-    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
-        raise InputError(f"must be a path, got {brief(value)}", field=field)
+    path = as_path(field, value)
     try:
         os.stat(value)
     except ValueError as error:  # a zero byte, or what the system's encoding has no letters for
@@ -33,4 +43,4 @@ def given_path(field: str, value: Any) -> Path:
     except OSError as error:
         if error.errno in _UNUSABLE:
             raise InputError(f"must be usable, got {brief(os.fspath(value))}: {error.strerror}", field=field) from error
-    return Path(value)
+    return path

@@ -13,7 +13,7 @@ import numpy as np
 
 from tav_sdk.errors import InputError, NotAVideoError
 from tav_sdk.files import new_file
-from tav_sdk.paths import given_path
+from tav_sdk.paths import as_path
 from tav_sdk.video.frames import check_frames
 from tav_sdk.video.reader import decode, display_matrix, kept_frames, nominal_rate, open_video, shown
 from tav_sdk.video.writer import WRITERS, check_fps, shown_suffix
@@ -119,7 +119,7 @@ class Video:
             InputError: another suffix, or ``fps`` out of range.
             OutputError: the file cannot be written (permission, disk full, a folder of that name).
         """
-        path = given_path("path", path)
+        path = as_path("path", path)
         write = WRITERS.get(path.suffix.lower())
         if write is None:
             raise InputError(f"{path}: expected a name that ends in {', '.join(WRITERS)}, got {shown_suffix(path)}.")
@@ -158,7 +158,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     Raises:
         VideoNotFoundError, NotAVideoError, TruncatedVideoError: as :func:`read_video`.
     """
-    path = given_path("path", path)
+    path = as_path("path", path)
     with open_video(path) as (container, stream):
         frame = next(decode(path, container, stream), None)
         if frame is None:
@@ -209,7 +209,7 @@ def read_video(
         NotEnoughFramesError: the file is whole but has fewer frames.
         TruncatedVideoError: the file ends, or its data break off, before the frames that were asked for.
     """
-    path = given_path("path", path)
+    path = as_path("path", path)
     size = check_sampling(num_frames, start, stride, size)
     frames, fps = [], 0.0
     for frame, rate in kept_frames(path, num_frames=num_frames, start=start, stride=stride, size=size):
