@@ -118,7 +118,7 @@ def test_an_argument_that_is_no_utf8_is_refused(tav, work, monkeypatch):
 
 BIG = ("2147483648", "9223372036854775808", "1" + "0" * 400, "9" * 5000, "1e20", "-1", "nan", "٣x")
 OPTIONS = {
-    "edit": ("num-inference-steps", "num-inversion-steps", "seed", "start", "stride", "frames", "window"),
+    "edit": ("num-inference-steps", "num-inversion-steps", "start", "stride", "frames", "window"),
     "generate": ("num-inference-steps", "frames", "window"),
     "plan": ("frames", "size"),
     "compare": ("steps", "num-inference-steps"),
