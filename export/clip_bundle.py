@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -19,8 +18,9 @@ from tav_sdk.errors import BundleError, CheckpointError
 from tav_sdk.files import check_new, new_folder, sha256_of
 from tav_sdk.training.run_folder import Run, load_run
 from tav_sdk.training.tensor_file import read_header
+from tav_sdk.words import logger as named_logger
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 PATHS = ("base", "video", "out", "loras", "tokenizer")
 """Settings of a run that are paths of the machine where it was tuned."""

@@ -90,8 +90,8 @@ def export_controlnet(
         entry = GraphEntry(
             file=f"{CONTROLNET}/{GRAPH_FILE}",
             opset=graphs.OPSET,
-            inputs=tuple(TensorEntry(name=s.name, dtype=s.dtype, shape=s.shape) for s in contract.inputs),
-            outputs=tuple(TensorEntry(name=s.name, dtype=s.dtype, shape=s.shape) for s in contract.outputs),
+            inputs=tuple(map(TensorEntry.of, contract.inputs)),
+            outputs=tuple(map(TensorEntry.of, contract.outputs)),
             parity_max_abs=check_parity(reference, contract, graph.path) if parity else None,
             precision=precision,
             axes=contract.axes,

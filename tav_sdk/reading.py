@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tav_sdk.errors import TavError
+from tav_sdk.words import brief
 
 MAX_JSON_BYTES = 16 << 20
 """Largest JSON file that is read: tokenizers have a few MiB. What is read takes up to 25 times as much memory."""
@@ -147,17 +148,8 @@ def first_problem(problem: Exception) -> str:
     # Of a union each kind has its own complaint: the one that goes deepest is of the kind that was meant.
     first = max((one for one in problems if one["loc"][:1] == problems[0]["loc"][:1]), key=lambda one: len(one["loc"]))
     where = ascii(".".join(str(place) for place in first["loc"] if not _UNION.match(str(place))))[1:-1][:120]
-    came = "" if first["type"] == "missing" else f", got {shown(first['input'])}"
+    came = "" if first["type"] == "missing" else f", got {brief(first['input'])}"
     return f"{where}: {first['msg']}{came}" if where else f"{first['msg']}{came}"
-
-
-def shown(value: object) -> str:
-    """A value as messages show it: in ASCII, and cut short."""
-    try:
-        text = ascii(value)
-    except (ValueError, RecursionError):  # thousands of digits, or a list that holds itself
-        return f"a value of type {type(value).__name__} that is too long to show"
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _is_unicode(text: str) -> bool:

@@ -15,12 +15,13 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from tav_sdk.errors import BaseModelError, InputError, PickledWeightsError, PromptError
 from tav_sdk.files import sha256_of
-from tav_sdk.reading import MAX_CONFIG_BYTES, read_json, shown, validated
+from tav_sdk.reading import MAX_CONFIG_BYTES, read_json, validated
 from tav_sdk.training.base.clip_configs import ClipConfig, ImageProcessorConfig
 from tav_sdk.training.base.part_configs import check_has_weights, read_part_config
 from tav_sdk.training.base.reading import PICKLED, first_line, reading
 from tav_sdk.training.base.tokenizer_files import check_tokenizer
 from tav_sdk.video.frames import check_frames
+from tav_sdk.words import brief
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -163,7 +164,7 @@ def _check_folder(folder: Path) -> None:
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "clip":
         raise BaseModelError(
-            f"{folder} is not a CLIP: config.json has model_type {shown(kind)}, expected 'clip' (both towers); {ADVICE}"
+            f"{folder} is not a CLIP: config.json has model_type {brief(kind)}, expected 'clip' (both towers); {ADVICE}"
         )
     what = f"config.json of the CLIP {folder}"
     towers = validated(ClipConfig, config, what=what, error=BaseModelError, advice=ADVICE)

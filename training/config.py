@@ -11,7 +11,6 @@ from typing import Any, Literal
 from tav_sdk.diffusion.schedule import PredictionType
 from tav_sdk.errors import ConfigError
 from tav_sdk.pocket import POCKET
-from tav_sdk.reading import shown
 from tav_sdk.training.base.lora_file import LoraFile
 from tav_sdk.training.base.recommended import read_recommended
 from tav_sdk.training.config_checks import (
@@ -28,6 +27,7 @@ from tav_sdk.training.config_checks import (
     check_text,
     check_whole,
 )
+from tav_sdk.words import brief
 
 Preset = Literal["default", "original"]
 TemporalMask = Literal["causal", "none"]
@@ -86,7 +86,7 @@ class InflationOptions:
     def from_dict(cls, values: Mapping[str, Any]) -> InflationOptions:
         """The inverse of :meth:`to_dict`; an unknown key is a ``ConfigError`` that names the nearest known one."""
         if not isinstance(values, Mapping):
-            raise ConfigError(f"the inflation options must be keys and values, got {shown(values)}")
+            raise ConfigError(f"the inflation options must be keys and values, got {brief(values)}")
         check_keys(values, (f.name for f in dataclasses.fields(cls)), "the inflation options")
         return cls(**values)
 
@@ -206,7 +206,7 @@ class TuneConfig:
         if isinstance(given, (str, Path)):
             given = (given,)
         if not isinstance(given, (list, tuple)) or not all(isinstance(lora, (str, Path)) for lora in given):
-            raise ConfigError(f"loras must be a list of FILE or FILE:SCALE, got {shown(given)}")
+            raise ConfigError(f"loras must be a list of FILE or FILE:SCALE, got {brief(given)}")
         if len(given) > MAX_LORAS:
             raise ConfigError(f"loras must be at most {MAX_LORAS} files, got {len(given)}")
         object.__setattr__(self, "loras", tuple(check_text("loras", lora) for lora in given))
@@ -227,7 +227,7 @@ class TuneConfig:
         """
         specs = {f.name: f for f in dataclasses.fields(cls)}
         if not isinstance(values, Mapping):
-            raise ConfigError(f"the tuning configuration must be keys and values, got {shown(values)}")
+            raise ConfigError(f"the tuning configuration must be keys and values, got {brief(values)}")
         check_keys(values, specs, "the tuning configuration")
         required = [n for n, s in specs.items() if s.default is s.default_factory is dataclasses.MISSING]
         if missing := [name for name in required if name not in values]:

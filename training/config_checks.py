@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tav_sdk.errors import ConfigError, PromptError
-from tav_sdk.reading import shown
 from tav_sdk.training.base.recommended import MAX_SIDE
+from tav_sdk.words import brief
 
 WHOLE: dict[str, tuple[int, int]] = {
     "num_frames": (1, 4096),
@@ -35,13 +35,13 @@ MAX_PROMPT, MAX_PATH, MAX_LORAS = 10_000, 4096, 64
 def check_choice(name: str, value: object, kind: Any) -> None:
     """Raise ``ConfigError`` unless ``value`` is one of the ``Literal`` type ``kind``."""
     if value not in get_args(kind):
-        raise ConfigError(f"{name} must be one of {', '.join(map(str, get_args(kind)))}; got {shown(value)}")
+        raise ConfigError(f"{name} must be one of {', '.join(map(str, get_args(kind)))}; got {brief(value)}")
 
 
 def check_bool(name: str, value: object) -> None:
     """Raise ``ConfigError`` unless ``value`` is true or false."""
     if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be true or false, got {shown(value)}")
+        raise ConfigError(f"{name} must be true or false, got {brief(value)}")
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -51,7 +51,7 @@ def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
         if key not in known:
             near = difflib.get_close_matches(str(key)[:100], known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
-            raise ConfigError(f"unknown key {shown(key)} in {where}; {hint}")
+            raise ConfigError(f"unknown key {brief(key)} in {where}; {hint}")
 
 
 def cast_field(name: str, spec: dataclasses.Field, value: Any) -> Any:
@@ -74,7 +74,7 @@ def cast_field(name: str, spec: dataclasses.Field, value: Any) -> Any:
         return value
     elif kind == "str" and isinstance(value, (str, Path)):
         return str(value)
-    raise ConfigError(f"{name} must be of type {kind}, got {shown(value)}")
+    raise ConfigError(f"{name} must be of type {kind}, got {brief(value)}")
 
 
 def check_text(name: str, value: object) -> str:
@@ -84,10 +84,10 @@ def check_text(name: str, value: object) -> str:
         ConfigError: it is none, or longer than any.
     """
     if not isinstance(value, (str, Path)):
-        raise ConfigError(f"{name} must be a text, got {shown(value)}")
+        raise ConfigError(f"{name} must be a text, got {brief(value)}")
     if len(text := str(value)) > MAX_PATH or "\0" in text:
         raise ConfigError(
-            f"{name} must be at most {MAX_PATH} characters without a zero byte, got {len(text)}: {shown(text)}"
+            f"{name} must be at most {MAX_PATH} characters without a zero byte, got {len(text)}: {brief(text)}"
         )
     return text
 
@@ -95,13 +95,13 @@ def check_text(name: str, value: object) -> str:
 def check_prompt(prompt: object) -> None:
     """Raise ``PromptError`` unless it can be a clip's caption."""
     if not isinstance(prompt, str):
-        raise PromptError(f"the clip's prompt must be a text, got {shown(prompt)}")
+        raise PromptError(f"the clip's prompt must be a text, got {brief(prompt)}")
     if not prompt.strip():
         raise PromptError("the clip's prompt is empty; describe what the clip shows, such as 'a man is skiing'")
     if len(prompt) > MAX_PROMPT:
         raise PromptError(f"the clip's prompt must be at most {MAX_PROMPT} characters, got {len(prompt)}; shorten it")
     if not prompt.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
-        raise PromptError(f"the clip's prompt is not valid Unicode: {shown(prompt)}; write it in UTF-8")
+        raise PromptError(f"the clip's prompt is not valid Unicode: {brief(prompt)}; write it in UTF-8")
 
 
 def check_whole(name: str, value: object) -> int:
@@ -112,13 +112,13 @@ def check_whole(name: str, value: object) -> int:
     """
     least, most = WHOLE[name]
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ConfigError(f"{name} must be a whole number, got {shown(value)}")
+        raise ConfigError(f"{name} must be a whole number, got {brief(value)}")
     number = int(value)
     if number < least:
         expected = f"be at least {least}" if least else "not be negative"
-        raise ConfigError(f"{name} must {expected}, got {shown(number)}")
+        raise ConfigError(f"{name} must {expected}, got {brief(number)}")
     if number > most:
-        raise ConfigError(f"{name} must be at most {most}, got {shown(number)}")
+        raise ConfigError(f"{name} must be at most {most}, got {brief(number)}")
     return number
 
 
@@ -129,11 +129,11 @@ def check_finite(name: str, value: object) -> float:
         ConfigError: it is none.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise ConfigError(f"{name} must be a number, got {shown(value)}")
+        raise ConfigError(f"{name} must be a number, got {brief(value)}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ConfigError(f"{name} must be finite, got {shown(value)}")
+        raise ConfigError(f"{name} must be finite, got {brief(value)}")
     return number

@@ -11,7 +11,8 @@ import yaml
 from yaml.events import AliasEvent
 
 from tav_sdk.errors import ConfigError, TavError
-from tav_sdk.reading import MAX_DEPTH, checked_values, read_text, shown
+from tav_sdk.reading import MAX_DEPTH, checked_values, read_text
+from tav_sdk.words import brief
 
 MAX_BYTES = 256 << 10
 """Largest configuration file; the released code's have 1 KiB."""
@@ -87,7 +88,7 @@ def read_config(path: str | Path) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path} must hold keys and values, got {type(values).__name__}; {ADVICE}")
     if wrong := [key for key in values if not isinstance(key, str)]:
-        raise ConfigError(f"{path} must have words as keys, got {shown(wrong[0])}; {ADVICE}")
+        raise ConfigError(f"{path} must have words as keys, got {brief(wrong[0])}; {ADVICE}")
     if ORIGINAL_MARK in values:
         return _translate(values, path)
     return dict(values), []
@@ -132,7 +133,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise self._problem(f"the key {shown(key.value)} is there twice", key.start_mark)
+                    raise self._problem(f"the key {brief(key.value)} is there twice", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
@@ -174,7 +175,7 @@ def _flat(values: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
         if key not in SECTIONS:
             flat[key] = value
         elif not isinstance(value, Mapping):
-            raise ConfigError(f"{key} in {path} must hold keys and values, got {shown(value)}; indent them below {key}")
+            raise ConfigError(f"{key} in {path} must hold keys and values, got {brief(value)}; indent them below {key}")
         else:
             flat |= {f"{key}.{inner}": item for inner, item in value.items()}
     return flat

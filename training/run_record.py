@@ -8,9 +8,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tav_sdk.errors import CheckpointError, ConfigError, PromptError
-from tav_sdk.reading import MAX_CONFIG_BYTES, read_json, shown, validated
+from tav_sdk.reading import MAX_CONFIG_BYTES, read_json, validated
 from tav_sdk.training.config import BY_THE_BASE, TuneConfig
 from tav_sdk.training.config_checks import MAX_LORAS, WHOLE
+from tav_sdk.words import brief
 
 FORMAT_VERSION = 2
 HASH_OF_FORMAT_1 = "delta_sha256"
@@ -82,11 +83,11 @@ def read_record(path: Path, *, finished: bool = True) -> dict[str, Any]:
     advice = "tune again" if finished else "start anew with overwrite"
     record = read_json(path, max_bytes=MAX_CONFIG_BYTES, error=CheckpointError, advice=advice)
     if not isinstance(record, dict):
-        raise CheckpointError(f"{path} is not valid: expected keys and values, got {shown(record)}; {advice}")
+        raise CheckpointError(f"{path} is not valid: expected keys and values, got {brief(record)}; {advice}")
     version = record.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise CheckpointError(
-            f"{path.parent} has run format {shown(version)}, this version reads up to {FORMAT_VERSION}; update tav-sdk"
+            f"{path.parent} has run format {brief(version)}, this version reads up to {FORMAT_VERSION}; update tav-sdk"
         )
     if version == 1 and HASH_OF_FORMAT_1 in record:
         record["tuned_sha256"] = record.pop(HASH_OF_FORMAT_1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tav_sdk.errors import MissingExtraError, TavError
-from tav_sdk.reading import shown
+from tav_sdk.words import brief
 
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS, MAX_DIMENSIONS, MAX_SIDE = 100_000, 8, 2**31 - 1
@@ -83,8 +83,8 @@ def read_header(
         raise error(f"{what} cannot be read as .safetensors: {problem}; {advice}") from problem
     for name, shape in found.shapes.items():
         if len(shape) > MAX_DIMENSIONS or any(side > MAX_SIDE for side in shape):
-            raise error(f"{shown(name)} in {what} has the shape {shown(shape)}, which no model has; {advice}")
+            raise error(f"{brief(name)} in {what} has the shape {brief(shape)}, which no model has; {advice}")
         if dtypes is not None and found.dtypes[name] not in dtypes:
             expected = " or ".join(dtypes)
-            raise error(f"{shown(name)} in {what} is of {found.dtypes[name]}, expected {expected}; {advice}")
+            raise error(f"{brief(name)} in {what} is of {found.dtypes[name]}, expected {expected}; {advice}")
     return found

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.errors import CheckpointError, ConfigError, NonFiniteLossError
-from tav_sdk.reading import parse_json, shown, validated
+from tav_sdk.reading import parse_json, validated
 from tav_sdk.training.base.reading import reading
 from tav_sdk.training.checkpoint import copy_strictly, save_tensors
 from tav_sdk.training.config import MixedPrecision, TuneConfig
@@ -23,6 +23,7 @@ from tav_sdk.training.encode import ClipLatents
 from tav_sdk.training.tensor_file import read_header
 from tav_sdk.training.unet.inflation import freeze_all_but_tuned
 from tav_sdk.training.unet.video_unet import VideoUNet
+from tav_sdk.words import brief
 
 OPTIMIZER_STATE = ("param", "step", "exp_avg", "exp_avg_sq")
 """What is kept of a tuned weight: itself, and AdamW's."""
@@ -151,7 +152,7 @@ class Tuner:
             kind, _, name = key.partition(".")
             if kind not in OPTIMIZER_STATE or name not in shapes or shape != (() if kind == "step" else shapes[name]):
                 raise CheckpointError(
-                    f"{path} does not fit the model: {shown(key)} has the shape {shown(shape)}; {advice}"
+                    f"{path} does not fit the model: {brief(key)} has the shape {brief(shape)}; {advice}"
                 )
         with reading(str(path), CheckpointError):
             tensors = load_file(path)

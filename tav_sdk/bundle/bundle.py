@@ -6,7 +6,6 @@ Nothing in a bundle is executed or unpickled. Every path in it is relative and s
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +20,7 @@ from tav_sdk.bundle.tuned_weights import is_in_base, scale_tuned_weights
 from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.engines.base import TensorSpec, Weights
 from tav_sdk.errors import BundleError
+from tav_sdk.paths import given_path
 from tav_sdk.reading import read_json
 
 MAX_SCHEDULER_BYTES = 1 << 20
@@ -41,9 +41,7 @@ class Bundle(GraphFolder):
     """
 
     def __init__(self, folder: str | Path, *, verify: bool = True) -> None:
-        if not isinstance(folder, str | os.PathLike):
-            raise BundleError(f"a bundle must be the path of a folder, got {type(folder).__name__}")
-        folder = Path(folder)
+        folder = given_path("bundle", folder)
         self.manifest = read_manifest(folder)
         for name in GRAPHS:
             if name not in self.manifest.graphs:

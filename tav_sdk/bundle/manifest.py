@@ -53,6 +53,11 @@ class TensorEntry(Strict):
     dtype: Dtype
     shape: tuple[Length | Name, ...] = Field(max_length=16)
 
+    @classmethod
+    def of(cls, spec: TensorSpec) -> TensorEntry:
+        """The entry of what an engine takes or gives."""
+        return cls.model_validate({"name": spec.name, "dtype": spec.dtype, "shape": spec.shape})
+
     @property
     def spec(self) -> TensorSpec:
         """The same for an engine."""

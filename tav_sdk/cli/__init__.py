@@ -6,6 +6,7 @@ import os
 import sys
 
 from tav_sdk.cli.interrupts import handle_signals, ignore_signals, received, what_is_left
+from tav_sdk.words import printable
 
 
 def main() -> None:
@@ -25,16 +26,18 @@ def main() -> None:
         if end.code == 2:  # the command said why
             _leave(2)
         _leave_interrupted()
-    except Exception:
+    except BaseException as error:  # noqa: BLE001  libraries in Rust end by one that is no Exception
         # An extension module that is interrupted while it is imported says that its import failed.
         if not received:
-            raise
+            from tav_sdk.cli.unforeseen import tell
+
+            _leave(tell(error))
         _leave_interrupted()
 
 
 def _leave_interrupted() -> None:
     ignore_signals()
-    sys.stderr.write(f"interrupted; {what_is_left()}\n")
+    sys.stderr.write(f"interrupted; {printable(what_is_left())}\n")
     _leave(2)
 
 

@@ -14,7 +14,6 @@ keeps nothing.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from tav_sdk.cache.entry import cache_key
 from tav_sdk.cache.store import Cache
 from tav_sdk.diffusion.inversion import Correction, Inversion
 from tav_sdk.errors import TavError
+from tav_sdk.words import logger
 
 METHOD = 2
 """To be raised when the same facts come to give other latents, so that what was kept before is not found again."""
@@ -36,7 +36,7 @@ MAX_LATENTS_BYTES = 1 << 36
 """Of one array that is read back."""
 _HARMLESS = (TavError, OSError, ValueError, EOFError)
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ They lie in the user's own cache, see :mod:`tav_sdk.cache.store`; ``TAV_CACHE_SI
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from tav_sdk.cache.entry import cache_key
 from tav_sdk.cache.store import Cache
 from tav_sdk.errors import TavError
 from tav_sdk.progress import Callback, Stage, StepProgress, report
+from tav_sdk.words import logger
 
 SECONDS = 10.0
 """Least time in seconds between two times that latents are kept."""
@@ -32,7 +32,7 @@ MAX_LATENTS_BYTES = 1 << 36
 _LATENTS, _DONE = "latents.npy", "done.npy"
 _HARMLESS = (TavError, OSError, ValueError, EOFError)
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 class Unfinished:

@@ -13,9 +13,11 @@ import numpy as np
 
 from tav_sdk.errors import InputError, NotAVideoError
 from tav_sdk.files import new_file
+from tav_sdk.paths import as_path
 from tav_sdk.video.frames import check_frames
 from tav_sdk.video.reader import decode, display_matrix, kept_frames, nominal_rate, open_video, shown
 from tav_sdk.video.writer import WRITERS, check_fps, shown_suffix
+from tav_sdk.words import brief
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -117,7 +119,7 @@ class Video:
             InputError: another suffix, or ``fps`` out of range.
             OutputError: the file cannot be written (permission, disk full, a folder of that name).
         """
-        path = Path(path)
+        path = as_path("path", path)
         write = WRITERS.get(path.suffix.lower())
         if write is None:
             raise InputError(f"{path}: expected a name that ends in {', '.join(WRITERS)}, got {shown_suffix(path)}.")
@@ -156,7 +158,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     Raises:
         VideoNotFoundError, NotAVideoError, TruncatedVideoError: as :func:`read_video`.
     """
-    path = Path(path)
+    path = as_path("path", path)
     with open_video(path) as (container, stream):
         frame = next(decode(path, container, stream), None)
         if frame is None:
@@ -207,7 +209,7 @@ def read_video(
         NotEnoughFramesError: the file is whole but has fewer frames.
         TruncatedVideoError: the file ends, or its data break off, before the frames that were asked for.
     """
-    path = Path(path)
+    path = as_path("path", path)
     size = check_sampling(num_frames, start, stride, size)
     frames, fps = [], 0.0
     for frame, rate in kept_frames(path, num_frames=num_frames, start=start, stride=stride, size=size):
@@ -256,14 +258,14 @@ def check_sampling(num_frames: Any, start: Any, stride: Any, size: Any) -> tuple
 
 def check_int(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
+        raise InputError(f"{name}: expected a whole number of at least {least}, got {brief(value)}.")
 
 
 def _check_pair(size: Any) -> tuple[int, int]:
     try:
         height, width = size
     except (TypeError, ValueError):
-        raise InputError(f"size: expected (height, width) in pixels, got {size!r}.") from None
+        raise InputError(f"size: expected (height, width) in pixels, got {brief(size)}.") from None
     check_int("size: height", height, 1)
     check_int("size: width", width, 1)
     return int(height), int(width)

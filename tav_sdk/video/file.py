@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tav_sdk.errors import NotEnoughFramesError, VideoError
+from tav_sdk.paths import as_path
 from tav_sdk.video.clip import Clip, FrameHash, Video, check_int, check_sampling
 from tav_sdk.video.reader import kept_frames
 from tav_sdk.video.writer import check_fps
@@ -63,7 +63,7 @@ class _Pass:
         size: tuple[int, int] | None,
         keep: int,
     ) -> None:
-        self.path = Path(path)
+        self.path = as_path("path", path)
         size = check_sampling(num_frames, start, stride, size)
         self.sampling: dict[str, Any] = {"num_frames": num_frames, "start": start, "stride": stride, "size": size}
         self.num_frames = self.height = self.width = 0

@@ -21,6 +21,7 @@ from tav_sdk.errors import InputError
 from tav_sdk.files import check_new_file, new_file, unwritable
 from tav_sdk.video.frames import check_frames
 from tav_sdk.video.reader import scaling
+from tav_sdk.words import brief
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -136,10 +137,10 @@ def check_fps(fps: Any) -> float:
     """``fps`` as a float; InputError if it is no number from 0.01 to 1000."""
     try:
         value = float(fps)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not _MIN_FPS <= value <= _MAX_FPS:
-        raise InputError(f"must be from {_MIN_FPS:g} to {_MAX_FPS:g} frames per second, got {fps!r}", field="fps")
+        raise InputError(f"must be from {_MIN_FPS:g} to {_MAX_FPS:g} frames per second, got {brief(fps)}", field="fps")
     return value
 
 

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tav_sdk.errors import BaseModelError
-from tav_sdk.reading import MAX_CONFIG_BYTES, read_json, shown, validated
+from tav_sdk.reading import MAX_CONFIG_BYTES, read_json, validated
+from tav_sdk.words import brief
 
 PARTS = {
     "unet": "config.json",
@@ -161,7 +162,7 @@ def _given(config: Mapping[str, Any], *names: str) -> str:
     """Those of the names that are set to something, with their values."""
     values = {name: config.get(name) for name in names}
     return ", ".join(
-        f"{name}={shown(value)}"
+        f"{name}={brief(value)}"
         for name, value in values.items()
         if value not in (None, False) and not (isinstance(value, (list, tuple)) and not any(value))
     )

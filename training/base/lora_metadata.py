@@ -9,7 +9,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tav_sdk.errors import BaseModelError
-from tav_sdk.reading import parse_json, shown, validated
+from tav_sdk.reading import parse_json, validated
+from tav_sdk.words import brief
 
 METADATA = "lora_adapter_metadata"
 """Where diffusers keeps peft's configuration in a file: JSON of ``unet.lora_alpha`` and the like."""
@@ -45,7 +46,7 @@ class PartMetadata(BaseModel):
             for pattern in patterns:
                 if isinstance(pattern, str) and not _NAME.fullmatch(pattern):
                     raise ValueError(
-                        f"{shown(pattern)} is a regular expression, expected a module's name such as "
+                        f"{brief(pattern)} is a regular expression, expected a module's name such as "
                         "mid_block.attentions.0.proj_in"
                     )
         return {} if patterns is None else patterns

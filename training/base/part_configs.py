@@ -13,7 +13,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tav_sdk.errors import BaseModelError
-from tav_sdk.reading import MAX_CONFIG_BYTES, read_json, shown, validated
+from tav_sdk.reading import MAX_CONFIG_BYTES, read_json, validated
+from tav_sdk.words import brief
 
 ADVICE = "download the model again, or convert it again"
 MAX_NUMBER, MAX_TEXT, MAX_ITEMS = 2**31 - 1, 10_000, 100_000
@@ -53,7 +54,7 @@ class PartConfig(BaseModel):
                 elif isinstance(value, str) and len(value) > MAX_TEXT:
                     raise ValueError(f"a text has {len(value)} characters, expected at most {MAX_TEXT}")
                 elif isinstance(value, (int, float)) and not abs(value) <= MAX_NUMBER:
-                    raise ValueError(f"a number is {shown(value)}, expected at most {MAX_NUMBER}")
+                    raise ValueError(f"a number is {brief(value)}, expected at most {MAX_NUMBER}")
             level = below
         return self
 

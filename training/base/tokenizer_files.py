@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tav_sdk.errors import BaseModelError
-from tav_sdk.reading import read_json, read_text, shown, validated
+from tav_sdk.reading import read_json, read_text, validated
 from tav_sdk.training.base.part_configs import PartConfig, TokenizerConfig, read_part_config
+from tav_sdk.words import brief
 
 VOCABULARY, MERGES, WHOLE_TOKENIZER = "vocab.json", "merges.txt", "tokenizer.json"
 SETTINGS: dict[str, type[PartConfig]] = {
@@ -165,5 +166,5 @@ def read_merges(folder: Path) -> list[str]:
         raise BaseModelError(f"{path} has {len(pairs)} merges, expected at most {MAX_MERGES}; {ADVICE}")
     for line in pairs:
         if len(line.split()) != 2:
-            raise BaseModelError(f"{path} has the line {shown(line)}, expected two tokens; {ADVICE}")
+            raise BaseModelError(f"{path} has the line {brief(line)}, expected two tokens; {ADVICE}")
     return pairs

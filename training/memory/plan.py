@@ -20,7 +20,6 @@ import torch
 
 from tav_sdk.bundle.precision import Precision
 from tav_sdk.errors import ConfigError, InputError
-from tav_sdk.reading import shown
 from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.config import InflationOptions, MixedPrecision
 from tav_sdk.training.config_checks import check_bool, check_choice, check_whole
@@ -30,6 +29,7 @@ from tav_sdk.training.memory.setting import Setting
 from tav_sdk.training.memory.stages import Planner
 from tav_sdk.training.tune_step import default_mixed_precision
 from tav_sdk.video.frames import check_size
+from tav_sdk.words import brief
 
 
 def plan_memory(
@@ -77,7 +77,7 @@ def plan_memory(
     num_frames = check_whole("num_frames", num_frames)
     height, width = check_whole("height", height), check_whole("width", width)
     if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or not 0 < memory < 2**63):
-        raise InputError(f"memory must be a positive number of bytes, got {shown(memory)}")
+        raise InputError(f"memory must be a positive number of bytes, got {brief(memory)}")
     check_bool("gradient_checkpointing", gradient_checkpointing)
     check_bool("guidance", guidance)
     check_size(height, width, found.size_multiple)

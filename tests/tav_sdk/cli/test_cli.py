@@ -67,7 +67,7 @@ def test_the_trace_of_an_error_can_be_asked_for(tav, tmp_path, monkeypatch):
     assert result.exit_code == 2
 
 
-def test_a_bug_keeps_its_trace():
+def test_a_bug_passes_for_main_to_tell():
     with pytest.raises(ZeroDivisionError):
         failing(ZeroDivisionError())()
 
@@ -158,7 +158,7 @@ def exported_controlnet(tmp_path):
     onnx.save(
         helper.make_model(helper.make_graph([node], "g", values[:1], values[1:])), folder / "controlnet/model.onnx"
     )
-    tensors = [TensorEntry(name=name, dtype="float32", shape=shape) for name in ("controlnet_cond", "y")]
+    tensors = tuple(TensorEntry(name=name, dtype="float32", shape=shape) for name in ("controlnet_cond", "y"))
     manifest = ControlNetManifest(
         graph=GraphEntry(
             file="controlnet/model.onnx", opset=23, inputs=tensors[:1], outputs=tensors[1:], parity_max_abs=None

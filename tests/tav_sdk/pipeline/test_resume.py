@@ -44,7 +44,9 @@ def test_what_is_no_array_is_left(monkeypatch, caplog):
 def test_a_changed_temporary_file_of_a_stream_is_told(tmp_path):
     with PastStore(max_bytes=0, folder=tmp_path) as store:
         store.put(0, {"past.k": np.ones((1, 3), np.float32)})
-        np.testing.assert_array_equal(store.get(0)["past.k"], np.ones((1, 3), np.float32))
+        kept = store.get(0)
+        assert kept is not None
+        np.testing.assert_array_equal(kept["past.k"], np.ones((1, 3), np.float32))
         (path,) = tmp_path.rglob("*.npy")
         np.save(path, np.ones((1, 1000), np.float32))
         with pytest.raises(OutputError, match=r"a temporary file of the stream was changed: .*at most 12 are read"):
