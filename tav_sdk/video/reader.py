@@ -30,6 +30,7 @@ from tav_sdk.video.mp4_index import check_mp4_index
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.stream import Stream
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
@@ -104,14 +105,21 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise _unopenable(path) from error
     with container:
         for stream in container.streams.video:
+            if stream.codec_context is None:  # whatever PyAV's types say
+                raise NotAVideoError(f"{path} has pictures in a codec that is not known here. Convert it to mp4 first.")
             if not stream.disposition & Disposition.attached_pic:  # cover art of an audio file
                 check_frame(path, stream.codec_context.height, stream.codec_context.width)
                 stream.codec_context.options = limit
                 stream.thread_type = "AUTO"
                 yield container, stream
                 return
-        kinds = ", ".join(f"{stream.type} ({stream.codec_context.name})" for stream in container.streams) or "none"
+        kinds = ", ".join(f"{one.type} ({_codec(one)})" for one in container.streams) or "none"
         raise NotAVideoError(f"{path} has no video stream; its streams: {kinds}. Give a file with pictures in it.")
+
+
+def _codec(stream: Stream) -> str:
+    """A codec's name; streams of no known codec have no context."""
+    return stream.codec_context.name if stream.codec_context is not None else "unknown"
 
 
 def _check_picture(path: Path) -> None:
