@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 until=began + 60 * options.minutes,
                 examples=options.examples,
                 first_seed=options.seed,
+                leave_out=tree != ROOT,
                 say=_say,
             )
     for name, tally in tallies.items():

@@ -119,19 +119,26 @@ def _video(path: Path) -> None:
         pass
 
 
+def _base_class() -> Any:
+    module = importlib.import_module("tav_sdk.training.base")
+    if hasattr(module, "BaseModel"):
+        return module.BaseModel
+    return importlib.import_module("tav_sdk.training.base.model").PretrainedBase
+
+
 def _base(path: Path) -> None:
-    base = _get("PretrainedBase", "training.base.model", "training.base", "training")(path.parents[1])
+    base = _base_class()(path.parents[1])
     base.load_unet()
 
 
 def _vocabulary(path: Path) -> None:
-    base = _get("PretrainedBase", "training.base.model", "training.base", "training")(path.parents[1])
+    base = _base_class()(path.parents[1])
     tokenizer = base.load_tokenizer()
     tokenizer("a red square is moving over the meadow")
 
 
 def _lora(path: Path) -> None:
-    base = _get("PretrainedBase", "training.base.model", "training.base", "training")(path.parent, loras=[str(path)])
+    base = _base_class()(path.parent, loras=[str(path)])
     base.load_unet()
 
 
@@ -142,7 +149,7 @@ def _tuned(path: Path) -> None:
     run = _get("load_run", "training.run_folder")(path.parent)
     if "unet" not in _MODELS:
         inflate = _get("inflate", "training.unet.inflation", "training.inflation")
-        base = _get("PretrainedBase", "training.base.model", "training.base", "training")(run.config.base)
+        base = _base_class()(run.config.base)
         _MODELS["unet"] = inflate(base.load_unet(), run.inflation, run.config.num_frames)
     load = "load_tuned_weights" if "load_tuned_weights" in dir(_checkpoint()) else "load_delta"
     getattr(_checkpoint(), load)(_MODELS["unet"], path)
