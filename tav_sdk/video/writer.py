@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 _MIN_FPS, _MAX_FPS = 0.01, 1000.0
 _HD_HEIGHT = 720  # from here on players take BT.709 for granted, below it BT.601
 
+X264_OPTIONS = {"crf": "18", "preset": "medium", "threads": "4", "x264-params": "mbtree=0"}
+"""libx264's options, chosen with ``benchmarks/encoder.py``: equal frames give equal files.
+
+The number of threads decides how a picture is cut into slices, so that it is fixed. x264's macroblock tree gave another
+file now and then on processors with AVX-512. Without it, crf 18 keeps the pictures as good as crf 16 with it.
+"""
+
 
 class VideoWriter:
     """An mp4 file that is written as its frames come, so that they need not be held; encoded as ``Video.save`` does.
@@ -184,8 +191,7 @@ class _Mp4:
         from av.video.reformatter import Colorspace
 
         self._matrix = Colorspace.ITU709 if height >= _HD_HEIGHT else Colorspace.ITU601
-        # x264's output depends on the number of threads, so that it is fixed.
-        options = {"crf": "16", "preset": "medium", "threads": "4"}
+        options = dict(X264_OPTIONS)
         layout = {"movflags": "+faststart"}
         if self._growing:
             # A fragment ends at a key frame, and players see it once it is flushed. Without skip_trailer the index at
