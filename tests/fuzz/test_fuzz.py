@@ -19,24 +19,6 @@ from tests.fuzz.seeds import make_clips, make_others
 CORPUS = Path(__file__).with_name("corpus")
 CASES = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
 EXAMPLES = 10
-NOT_YET = {
-    "scheduler",
-    "reference",
-    "tokenizer",
-    "tokenizer-config",
-    "run",
-    "config",
-    "base",
-    "vocab",
-    "merges",
-    "lora",
-    "tuned",
-}
-"""Formats whose readers do not yet refuse all that they should."""
-
-
-def _expected(name: str) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.xfail(reason="the reader does not yet refuse all", strict=False)] if name in NOT_YET else []
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +41,7 @@ def runner(seeds: Path, tmp_path_factory) -> Iterator[Runner]:
         yield made
 
 
-@pytest.mark.parametrize("form", [pytest.param(form, marks=_expected(name), id=name) for name, form in FORMATS.items()])
+@pytest.mark.parametrize("form", [pytest.param(form, id=name) for name, form in FORMATS.items()])
 def test_changed_files_are_loaded_or_refused(runner: Runner, form: Format) -> None:
     tally = campaign(runner, [form], until=time.monotonic() + 60, examples=EXAMPLES)[form.name]
     assert tally.tried == EXAMPLES
@@ -68,7 +50,7 @@ def test_changed_files_are_loaded_or_refused(runner: Runner, form: Format) -> No
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=_expected(case.parent.name), id=f"{case.parent.name}-{case.name}") for case in CASES],
+    [pytest.param(case, id=f"{case.parent.name}-{case.name}") for case in CASES],
 )
 def test_a_case_that_was_wrong_stays_mended(runner: Runner, case: Path) -> None:
     outcome = runner.attempt(FORMATS[case.parent.name], case.read_bytes())
