@@ -105,11 +105,17 @@ def _header(file: IO[bytes]) -> tuple[np.dtype, tuple[int, ...], bool]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if version == (1, 0):
-            shape, order, kind = np.lib.format.read_array_header_1_0(file, max_header_size=_MAX_HEADER)
+            read = np.lib.format.read_array_header_1_0
         elif version == (2, 0):
-            shape, order, kind = np.lib.format.read_array_header_2_0(file, max_header_size=_MAX_HEADER)
+            read = np.lib.format.read_array_header_2_0
         else:
             raise ValueError(f"it is of numpy's format {version}")
+        try:
+            shape, order, kind = read(file, max_header_size=_MAX_HEADER)
+        except (ValueError, OSError):
+            raise
+        except Exception as error:
+            raise ValueError(f"its header is none: {error}") from error
     if kind.hasobject:
         raise ValueError("Object arrays cannot be loaded")  # they would be unpickled
     return kind, shape, order

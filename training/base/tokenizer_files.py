@@ -26,7 +26,7 @@ SETTINGS: dict[str, type[PartConfig]] = {
 ADVICE = "give the folder 'tokenizer' of any Stable Diffusion model in the diffusers layout"
 MAX_MERGES = 1_000_000
 
-Token = Annotated[str, Field(min_length=1, max_length=1000)]
+Token = Annotated[str, Field(min_length=1, max_length=10_000)]
 Id = Annotated[int, Field(ge=0, lt=2**31)]
 Vocabulary = Annotated[dict[Token, Id], Field(min_length=1, max_length=1_000_000)]
 _LINEAR = r"(?:(?:[^\\|*+?(){}\[\].^$]|\\[|<>])+|(?:\\s|\[\^?(?:\\[sdwSDW]|\\p\{[LN]\}|[^\\\[\]^{}])+\])\+?)"
