@@ -132,10 +132,9 @@ def _check_video(video: Path, manifest: Manifest) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        former = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--against {path} cannot be read: {error}") from error
+    from tav_sdk.reading import read_json
+
+    former = read_json(path, error=InputError, advice="give --against a file that tav bench --json wrote")
     if not isinstance(former, dict) or former.get("format") != FORMAT or not {"step", "bundle"} <= former.keys():
         raise InputError(f"--against {path} was not written by tav bench --json, or by another version of it")
     return former
