@@ -60,6 +60,8 @@ def realistic_base(tiny_base, tmp_path_factory):
     (folder / "tokenizer" / "vocab.json").write_text(text, encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(merge) for merge in merges), ""]
     (folder / "tokenizer" / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
+    config = folder / "text_encoder" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "vocab_size": len(tokens)}))
     return folder
 
 

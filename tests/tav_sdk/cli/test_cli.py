@@ -180,7 +180,7 @@ def test_info_on_an_exported_controlnet(tav, exported_controlnet):
     (exported_controlnet / "controlnet.json").write_text("{}")
     result = tav("info", exported_controlnet)
     assert result.exit_code == 2
-    assert "controlnet.json is damaged: " in result.stderr
+    assert "controlnet.json is not valid: " in result.stderr
 
 
 def test_info_on_a_controlnet_of_diffusers(tav):

@@ -38,8 +38,14 @@ def edit(tiny_bundle, clip_path, out, number, when, module, name, **options):
         capture_output=True,
         text=True,
         check=False,
-        **options,
+        **{"preexec_fn": heard, **options},
     )
+
+
+def heard() -> None:
+    """No signal is left out, even where the tests themselves run under ``nohup``."""
+    for name in SIGNALS:
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("name", SIGNALS)
