@@ -72,6 +72,23 @@ def test_what_was_written_before_a_signal_is_said(tiny_bundle, clip_path, work, 
         assert written
 
 
+# The process sends itself a signal while Python ends.
+LATE = """
+import atexit, os, sys
+atexit.register(os.kill, os.getpid(), int(sys.argv.pop(1)))
+from tav_sdk.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_after_all_was_done_changes_nothing(name):
+    command = [sys.executable, "-c", LATE, str(int(getattr(signal, name))), "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("tav-sdk ")
+
+
 def test_who_started_a_command_may_have_its_hangup_ignored(tiny_bundle, clip_path, work):
     place = ("before", "tav_sdk.edits.output", "EditOutput.finish")
     ignored = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
