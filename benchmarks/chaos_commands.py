@@ -99,9 +99,9 @@ def commands(of: Materials) -> dict[str, Command]:
     tune = ("tune", "--base", str(of.base), "--video", str(of.clip), "--prompt", "a car is moving on the road")
     tune = (*tune, "--frames", "4", "--num-train-steps", "24", "--checkpointing-steps", "2", "--device", "cpu")
     found = {
-        "tune": Command(words=(*tune, "--out", "out"), opens=load_run, again=("--resume",), every=2),
+        "tune": Command(words=(*tune, "--out", "out"), opens=load_run, again=("--resume",), every=3),
         "export": Command(
-            words=("export", str(of.run), "--no-windows", "--no-parity", "--out", "out"), opens=Bundle, every=5
+            words=("export", str(of.run), "--no-windows", "--no-parity", "--out", "out"), opens=Bundle, every=10
         ),
         "export --bundle": Command(
             words=("export", str(of.run), "--bundle", str(of.bundle), "--out", "out"), opens=Bundle
@@ -109,7 +109,7 @@ def commands(of: Materials) -> dict[str, Command]:
         "build": Command(
             words=("build", str(of.bundle), "--engine", BUILT_FOR, "--compute-capability", "8.6"),
             opens=verified_cache,
-            every=3,
+            every=6,
             in_cache=True,
         ),
         "edit": Command(words=(*edit, *some), opens=open_edit),

@@ -150,7 +150,7 @@ def kill(command: Command, whole: Undisturbed, place: Place, seed: int, name: st
     process = place.start(command, command.launcher)
     _wait(process, command, whole, place, chance)
     seconds = time.monotonic() - began
-    delivered = process.poll() is None
+    there, delivered = os.path.lexists(place.work / "out"), process.poll() is None
     if delivered:
         process.send_signal(getattr(signal, number))
     sent = time.monotonic()
@@ -166,6 +166,8 @@ def kill(command: Command, whole: Undisturbed, place: Place, seed: int, name: st
     try:
         state = state_of(command, whole, place)
         early = check_said(process.returncode, said, number, state, command, place)
+        if delivered and not there and state == "whole" and stopping > whole.seconds:
+            raise WrongError(f"it went on to its end, for {stopping:.1f} s after {number}")
         _check_again(command, whole, place, state)
         if materials.files() != before:
             raise WrongError("a file that the command reads was changed")
@@ -247,6 +249,7 @@ def check_said(code: int, said: str, number: str, state: str, command: Command, 
         f"written: {place.work / 'out'}": state == "whole",
         "nothing was written": command.in_cache or (not os.path.lexists(place.work / "out") and not partial),
         "the same command with --resume continues": partial or state == "whole",
+        "what was built is kept; the same command builds the other graphs": command.in_cache and state != "absent",
     }
     if not true.get(claim, False):
         raise WrongError(f"it said {claim!r}, and the output is {state}{', with a partial run' * partial}")
