@@ -98,6 +98,7 @@ class Place:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_heed_signals,
         )
 
     def works(self, command: Command) -> bool:
@@ -110,6 +111,12 @@ class Place:
         folder = self.folder / "cache"
         found = contents(folder) if folder.exists() else {}
         return {name: what for name, what in found.items() if os.sep in name}
+
+
+def _heed_signals() -> None:
+    """In the process that becomes the command: a ``nohup`` around the benchmark is not meant for it."""
+    for name in SIGNALS[1:]:
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 _TOP = {name.partition("/")[0] for name in FOREIGN}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 
 import pytest
 
 from benchmarks import chaos
 from benchmarks.chaos_commands import Materials, commands, contents
-from benchmarks.chaos_kill import Killed, Place, Undisturbed, WrongError, check_equal, check_said, state_of
+from benchmarks.chaos_kill import Place, Undisturbed, WrongError, check_equal, check_said, state_of
 
 
 @pytest.fixture
@@ -35,24 +36,18 @@ def test_all_commands_that_were_asked_for_are_known(materials):
     assert set(chaos.NAMES) - set(commands(materials)) <= {"build"}
 
 
-def test_the_counts_of_two_runs_are_added():
-    kills = [Killed(signal="SIGINT", seconds=1.0, delivered=True, state="whole", stopping=0.5)]
-    whole = Undisturbed(seconds=2.0, works=1.0, out={}, cache={})
-    one = {"edit": chaos.counts(kills, whole), "tune": chaos.counts([], whole)}
-    first = {"commands": one, "all": chaos.counts(kills), "failures": ["x"], "minutes_taken": 1.5}
-    second = {"commands": {"edit": one["edit"]}, "all": chaos.counts(kills), "failures": [], "minutes_taken": 1.0}
-    both = chaos.added(second, first)
-    assert both["all"]["signals"]["SIGINT"] == {"kills": 2, "survived": 2}
-    assert both["commands"]["edit"] == {
-        **one["edit"],
-        **both["commands"]["edit"],
-        "kills": 2,
-        "survived": 2,
-        "whole": 2,
-    }
-    assert set(both["commands"]) == {"edit", "tune"}
-    assert both["failures"] == ["x"]
-    assert both["all"]["slowest_stop"] == 0.5
+def test_a_command_is_not_started_with_signals_ignored(materials, tmp_path):
+    """Whoever starts the benchmark with ``nohup`` would have every hangup passed over."""
+    code = "import signal; raise SystemExit(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        place = Place(tmp_path)
+        place.clear()
+        process = place.start(commands(materials)["edit"], ("-c", code))
+        process.communicate()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert process.returncode == 0
 
 
 class _Left(Place):
