@@ -16,9 +16,10 @@ A failure is one line that has the command which tries it again.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
@@ -111,6 +112,30 @@ def counts(found: Sequence[Killed], whole: Undisturbed | None = None) -> dict[st
     }
 
 
+def added(result: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """A result with the counts of an earlier one; seconds stay those of this run, the slowest stop is of both."""
+    for name, one in earlier["commands"].items():
+        mine = result["commands"].get(name)
+        result["commands"][name] = one if mine is None else _summed(mine, one)
+    return {
+        **result,
+        "all": _summed(result["all"], earlier["all"]),
+        "failures": [*earlier["failures"], *result["failures"]],
+        "minutes_taken": round(result["minutes_taken"] + earlier["minutes_taken"], 1),
+    }
+
+
+def _summed(mine: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: value + other[key] for key, value in mine.items() if isinstance(value, int)}
+    for key in ("seconds", "signals", "slowest_stop"):
+        if key in mine:
+            found[key] = mine[key]
+    if "signals" in mine:
+        found["signals"] = {name: _summed(one, other["signals"][name]) for name, one in mine["signals"].items()}
+        found["slowest_stop"] = max((it for it in (mine["slowest_stop"], other["slowest_stop"]) if it), default=None)
+    return found
+
+
 def _survived(kills: Sequence[Killed]) -> dict[str, int]:
     return {"kills": len(kills), "survived": sum(one.wrong is None for one in kills)}
 
@@ -126,9 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, required=True, metavar="FOLDER", help="for all that is written")
     parser.add_argument("--minutes", type=float, default=12, help="no kill begins after these (default: 12)")
     parser.add_argument("--kills", type=int, default=160, help="at most (default: 160)")
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), help="commands (default: all)")
+    parser.add_argument("--only", nargs="+", choices=NAMES, help="commands (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of each command's first kill (default: 0)")
     parser.add_argument("--jobs", type=int, default=2, help="commands at a time (default: 2)")
+    parser.add_argument("--add", type=Path, metavar="FILE", help="an earlier result, whose counts are added")
     parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
     options = parser.parse_args(arguments)
     began = time.monotonic()
@@ -137,13 +163,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = run(
         prepare(work),
         work,
-        options.only,
+        options.only or NAMES,
         seed=options.seed,
         kills=options.kills,
         until=began + 60 * options.minutes,
         jobs=options.jobs,
     )
     result["minutes_taken"] = round((time.monotonic() - began) / 60, 1)
+    if options.add:
+        result = added(result, json.loads(options.add.read_text(encoding="utf-8")))
     head = ("command", *SIGNALS)
     rows = [
         (name, *("{survived} of {kills}".format(**one["signals"][signal]) for signal in SIGNALS))

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import chaos
 from benchmarks.chaos_commands import Materials, commands, contents
-from benchmarks.chaos_kill import Place, Undisturbed, WrongError, check_equal, check_said, state_of
+from benchmarks.chaos_kill import Killed, Place, Undisturbed, WrongError, check_equal, check_said, state_of
 
 
 @pytest.fixture
@@ -48,6 +48,26 @@ def test_a_command_is_not_started_with_signals_ignored(materials, tmp_path):
     finally:
         signal.signal(signal.SIGHUP, before)
     assert process.returncode == 0
+
+
+def test_the_counts_of_two_runs_are_added():
+    kills = [Killed(signal="SIGINT", seconds=1.0, delivered=True, state="whole", stopping=0.5)]
+    whole = Undisturbed(seconds=2.0, works=1.0, out={}, cache={})
+    one = {"edit": chaos.counts(kills, whole), "tune": chaos.counts([], whole)}
+    first = {"commands": one, "all": chaos.counts(kills), "failures": ["x"], "minutes_taken": 1.5}
+    second = {"commands": {"edit": one["edit"]}, "all": chaos.counts(kills), "failures": [], "minutes_taken": 1.0}
+    both = chaos.added(second, first)
+    assert both["all"]["signals"]["SIGINT"] == {"kills": 2, "survived": 2}
+    assert both["commands"]["edit"] == {
+        **one["edit"],
+        **both["commands"]["edit"],
+        "kills": 2,
+        "survived": 2,
+        "whole": 2,
+    }
+    assert set(both["commands"]) == {"edit", "tune"}
+    assert both["failures"] == ["x"]
+    assert both["all"]["slowest_stop"] == 0.5
 
 
 class _Left(Place):
