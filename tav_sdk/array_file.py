@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tokenize
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ _BAD = (
     MemoryError,
     zipfile.BadZipFile,
     NotImplementedError,
+    tokenize.TokenError,
 )
 """What numpy and zipfile raise of damaged files."""
 
