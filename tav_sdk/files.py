@@ -169,8 +169,10 @@ def _put_in_place(new: Path, out: Path, aside: Sibling, *, overwrite: bool, told
     place, identity = out.absolute(), _identity(os.lstat(new))
     if told:
         _note(place, identity)
+    placed = False
     try:
         _replace(new, place, aside.path) if overwrite else _fill(new, place, aside.path)
+        placed = True  # another command may have replaced it already
     except OSError as error:
         kept = _kept(new, place, aside)
         why = "is not empty any more" if error.errno in TAKEN else f"cannot be written: {_reason(error)}"
@@ -178,7 +180,7 @@ def _put_in_place(new: Path, out: Path, aside: Sibling, *, overwrite: bool, told
         problem.kept = kept
         raise problem from error
     finally:  # after an interrupt as well
-        if _lies_at(place, identity):
+        if placed or _lies_at(place, identity):
             for number, old in enumerate(aside.path.glob(f"{OLD}-*")):
                 with contextlib.suppress(OSError):
                     os.rename(old, aside.path / f"{GONE}-{number}")
