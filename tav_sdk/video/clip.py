@@ -15,7 +15,7 @@ from tav_sdk.errors import InputError, NotAVideoError
 from tav_sdk.files import new_file
 from tav_sdk.paths import as_path
 from tav_sdk.video.frames import check_frames
-from tav_sdk.video.limits import check_held, check_rate
+from tav_sdk.video.limits import MAX_FRAME_PIXELS, check_held, check_rate
 from tav_sdk.video.reader import decode, display_matrix, kept_frames, nominal_rate, open_video, shown
 from tav_sdk.video.writer import WRITERS, check_fps, shown_suffix
 from tav_sdk.words import brief
@@ -274,4 +274,6 @@ def _check_pair(size: Any) -> tuple[int, int]:
         raise InputError(f"size: expected (height, width) in pixels, got {brief(size)}.") from None
     check_int("size: height", height, 1)
     check_int("size: width", width, 1)
+    if int(height) * int(width) > MAX_FRAME_PIXELS:
+        raise InputError(f"size: expected at most {MAX_FRAME_PIXELS} pixels, got {brief((int(height), int(width)))}.")
     return int(height), int(width)
