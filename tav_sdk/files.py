@@ -189,6 +189,8 @@ def _put_in_place(new: Path, out: Path, aside: Sibling, *, overwrite: bool, told
 def _fill(new: Path, out: Path, aside: Path) -> None:
     """Rename to a name where nothing is, an empty folder, or a link to one; the system refuses a folder with files."""
     if out.is_symlink():
+        if out.is_file() or (out.is_dir() and any(out.iterdir())):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
         former = aside / f"{OLD}-1"
         os.rename(out, former)
         if not former.is_symlink():  # a folder came there in between

@@ -293,6 +293,22 @@ def test_a_result_that_another_command_replaces_at_once_leaves_no_former_one(tmp
     assert (out / "file.txt").read_text() == "later"
 
 
+def test_a_link_to_files_that_came_meanwhile_is_not_replaced(tmp_path):
+    out, mine = tmp_path / "out", tmp_path / "mine"
+
+    def write():
+        with new_folder(out) as folder:
+            (folder / "file.txt").write_text("new")
+            mine.mkdir()
+            (mine / "x").write_text("x")
+            out.symlink_to(mine)
+
+    with pytest.raises(OutputError, match=r"is not empty any more. The finished work is kept in .*out-finished-1"):
+        write()
+    assert out.is_symlink()
+    assert names(tmp_path) == ["mine", "out", "out-finished-1"]
+
+
 def test_a_parent_that_is_removed_is_not_made_again(tmp_path):
     out = tmp_path / "parent" / "out"
     out.parent.mkdir()

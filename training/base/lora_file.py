@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tav_sdk.errors import BaseModelError, ConfigError
 from tav_sdk.files import sha256_of
-from tav_sdk.words import brief
 
 MAX_SCALE = 1000.0
 IN_A_FOLDER = "pytorch_lora_weights.safetensors"
@@ -49,7 +48,7 @@ class LoraFile:
         if not abs(scale) <= MAX_SCALE:
             raise ConfigError(
                 f"the scale of a LoRA must be a number from {-MAX_SCALE:g} to {MAX_SCALE:g}, as in FILE:0.8; got "
-                f"{brief(text)}"
+                f"{text[:300]!r}"
             )
         return cls(path / IN_A_FOLDER if os.path.isdir(path) else path, scale)
 
