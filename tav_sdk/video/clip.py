@@ -15,7 +15,7 @@ from tav_sdk.errors import InputError, NotAVideoError
 from tav_sdk.files import new_file
 from tav_sdk.paths import as_path
 from tav_sdk.video.frames import check_frames
-from tav_sdk.video.limits import MAX_FRAME_PIXELS, check_held, check_rate
+from tav_sdk.video.limits import check_held, check_rate
 from tav_sdk.video.reader import decode, display_matrix, kept_frames, nominal_rate, open_video, shown
 from tav_sdk.video.writer import WRITERS, check_fps, shown_suffix
 from tav_sdk.words import brief
@@ -214,8 +214,8 @@ def read_video(
     """
     path = as_path("path", path)
     size = check_sampling(num_frames, start, stride, size)
-    if size is not None and num_frames is not None:
-        check_held(path, num_frames, *size)
+    if size is not None:
+        check_held(path, num_frames or 1, *size)
     frames, fps = [], 0.0
     for frame, rate in kept_frames(path, num_frames=num_frames, start=start, stride=stride, size=size):
         frames.append(frame())
@@ -274,6 +274,4 @@ def _check_pair(size: Any) -> tuple[int, int]:
         raise InputError(f"size: expected (height, width) in pixels, got {brief(size)}.") from None
     check_int("size: height", height, 1)
     check_int("size: width", width, 1)
-    if int(height) * int(width) > MAX_FRAME_PIXELS:
-        raise InputError(f"size: expected at most {MAX_FRAME_PIXELS} pixels, got {brief((int(height), int(width)))}.")
     return int(height), int(width)
