@@ -191,7 +191,7 @@ class Pipeline:
         return other
 
     def _use(self, engines: GraphEngines) -> None:
-        self._model = TunedModel.on(engines, inversions=self._model.inversions)
+        self._model = self._model.with_engines(engines)
 
     def swap(self, bundle: str | Path | Bundle, *, verify: bool = True) -> None:
         """Go on with another clip's tuned weights on the same engines.
