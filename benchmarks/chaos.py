@@ -99,7 +99,7 @@ def run(
 
 
 def counts(found: Sequence[Killed], whole: Undisturbed | None = None) -> dict[str, Any]:
-    """Of some kills: how many, how many were survived, and what the killed commands left."""
+    """Some kills: how many, how many were survived, and what the killed commands left."""
     kills = [one for one in found if one.delivered]
     return {
         "seconds": None if whole is None else whole.seconds,

@@ -107,7 +107,7 @@ class Place:
         return any(name not in _TOP for name in _names(folder))
 
     def cache(self) -> dict[str, str]:
-        """Of the entries of all caches."""
+        """The files of all caches' entries, by their places."""
         folder = self.folder / "cache"
         found = contents(folder) if folder.exists() else {}
         return {name: what for name, what in found.items() if os.sep in name}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
-import tokenize
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -12,6 +9,8 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+
+from tav_sdk.paths import open_regular
 
 Spec = tuple[str, tuple[int, ...]]
 """numpy's name of a dtype, and a shape."""
@@ -27,7 +26,6 @@ _BAD = (
     MemoryError,
     zipfile.BadZipFile,
     NotImplementedError,
-    tokenize.TokenError,
 )
 """What numpy and zipfile raise of damaged files."""
 
@@ -45,16 +43,12 @@ def read_array(path: Path, *, dtype: str, axes: int, max_bytes: int) -> np.ndarr
         ValueError: it is no regular file, or holds something else; says what.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError("it is not a regular file")
+        with open_regular(path) as (file, whole):
             kind, shape, order = _header(file)
             _check(kind, shape, dtype)
             if len(shape) != axes:
                 raise ValueError(f"expected {axes} axes, got {list(shape)}")
-            size = status.st_size - file.tell()
+            size = whole - file.tell()
             if size > max_bytes:
                 raise ValueError(f"it has {size} bytes, at most {max_bytes} are read")
             return _content(file, kind, shape, order, size)
