@@ -70,7 +70,8 @@ def bench(
     from tav_sdk.export.bench.processes import time_edits
     from tav_sdk.export.bench.report import report_edits, report_steps
     from tav_sdk.export.bench.steps import time_steps
-    from tav_sdk.files import check_new_file, write_text
+    from tav_sdk.files import write_text
+    from tav_sdk.output_paths import check_new_file
 
     former = None if against is None else _read(against)
     if json_file is not None:

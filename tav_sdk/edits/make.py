@@ -12,7 +12,8 @@ from tav_sdk.edits.output import EditOutput
 from tav_sdk.edits.record import EditRecord
 from tav_sdk.edits.source import CopiedClip
 from tav_sdk.errors import InputError
-from tav_sdk.files import check_apart, new_folder
+from tav_sdk.files import new_folder
+from tav_sdk.output_paths import check_apart
 from tav_sdk.pipeline.controlnet import Control, ControlNet
 from tav_sdk.pipeline.pipeline import Pipeline
 from tav_sdk.progress import Callback, Item, labelled

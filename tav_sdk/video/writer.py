@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tav_sdk.errors import InputError
-from tav_sdk.files import check_new_file, new_file, unwritable
+from tav_sdk.files import new_file
+from tav_sdk.output_paths import check_new_file, unwritable
 from tav_sdk.video.frames import check_frames
 from tav_sdk.video.limits import MAX_FPS, MIN_FPS
 from tav_sdk.video.reader import scaling

@@ -11,7 +11,8 @@ import pytest
 
 from tav_sdk import files
 from tav_sdk.errors import InputError, OutputError
-from tav_sdk.files import check_apart, check_new, check_new_file, new_file, new_folder, sha256_of, write_text, written
+from tav_sdk.files import new_file, new_folder, sha256_of, write_text, written
+from tav_sdk.output_paths import check_apart, check_new, check_new_file
 
 
 def names(folder):
