@@ -134,6 +134,12 @@ def test_what_was_cut_is_shown_as_it_was_typed(tokenizer):
         tokenizer("B  " * 75 + "C Ä 🎿 end")
 
 
+def test_of_much_that_was_cut_the_beginning_is_shown(tokenizer):
+    with pytest.warns(PromptTruncatedWarning, match=r"this was cut: 'c d d d.*\.\.\.$") as caught:
+        tokenizer("b " * 75 + "c" + " d" * 5000)
+    assert len(str(caught[0].message)) < 300
+
+
 def test_a_cut_within_a_sign_of_several_bytes_shows_the_whole_sign(tokenizer):
     with pytest.warns(PromptTruncatedWarning, match="this was cut: '🎿 end'"):
         tokenizer("b " * 73 + "🎿 end")
