@@ -153,7 +153,10 @@ def _code_of(error: BaseException) -> FailureCode:
         (BundleError, "bundle_damaged"),
         (VideoError, "invalid_video"),
     )
-    return next((code for kind, code in kinds if isinstance(error, kind)), "internal_error")
+    for kind, code in kinds:
+        if isinstance(error, kind):
+            return code
+    return "internal_error"
 
 
 def _is_allocation(error: BaseException) -> bool:
