@@ -96,12 +96,11 @@ class TuningPlanner:
         if "size" in plan:
             raise ProblemError(400, "size_not_supported", plan["size"], param="size")
         for stage, peak in plan.get("peaks", {}).items():
-            memory = plan["gpu_memory"] if stage == "tune" and plan["gpu_memory"] is not None else self._memory
-            if memory is not None and peak > memory:
+            if self._memory is not None and peak > self._memory:
                 raise _exceeded(
                     "this tuning" if stage == "tune" else "the export of this tuning",
                     peak,
-                    memory,
+                    self._memory,
                     "ask for fewer frames or a smaller size",
                     param="num_frames",
                 )
@@ -140,9 +139,7 @@ def _exceeded(what: str, needed: int, memory: int, advice: str, *, param: str) -
 
 
 def main() -> None:
-    """Print a plan: peaks of tuning and export in bytes, and the memory of the GPU that tunes, if one does."""
-    import torch
-
+    """Print a plan: peaks of tuning and export in bytes, as far as they are this machine's and not a GPU's."""
     from tav_sdk.errors import SizeError
     from tav_sdk.training import InflationOptions, PretrainedBase, plan_memory
 
@@ -155,11 +152,9 @@ def main() -> None:
     except SizeError as error:
         sys.stdout.write(json.dumps({"size": str(error)}))
         return
-    gpu = None
-    if planned["tune"].device == "cuda":
-        gpu = torch.cuda.get_device_properties(0).total_memory
-    peaks = {stage: planned[stage].peak for stage in ("tune", "export")}
-    sys.stdout.write(json.dumps({"peaks": peaks, "gpu_memory": gpu}))
+    # Predictions for a GPU count tensors only: nobody is refused for them.
+    stages = [planned[stage] for stage in ("tune", "export")]
+    sys.stdout.write(json.dumps({"peaks": {stage.stage: stage.peak for stage in stages if stage.calibrated}}))
 
 
 if __name__ == "__main__":

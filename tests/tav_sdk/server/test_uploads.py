@@ -182,7 +182,7 @@ def test_frames_up_to_the_limit_are_taken(tmp_path):
     assert facts_of(io.BytesIO(path.read_bytes()))["width"] == 4096
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured as Linux does")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 @pytest.mark.parametrize("kind", ["gif", "avi"])
 def test_nothing_of_a_large_size_is_allocated(tmp_path, kind):
     path = tmp_path / "clip"
@@ -225,7 +225,7 @@ def test_a_refusal_is_a_problem_of_the_field(tmp_path):
     assert str(tmp_path) not in error["message"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 def test_the_process_can_open_write_and_take_little():
     code = """
 import resource, socket
