@@ -1,7 +1,6 @@
 """The server's state folder: one server at a time, and where everything in it lies.
 
-``jobs.sqlite3``, ``clips/SHA256``, ``videos/ID/``, ``models/NAME/`` with ``models/NAME.mp4``, ``work/`` for what is
-being made, ``incoming/`` for uploads that are not checked yet.
+``jobs.sqlite3``, ``clips/SHA256``, ``videos/ID/``, ``models/NAME/``, ``work/`` for what is being made.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from filelock import FileLock, Timeout
 
 from tav_sdk.errors import InputError, OutputError
 from tav_sdk.server.jobs import Job
-
-CLIP_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 
 
 class State:
@@ -34,7 +31,7 @@ class State:
         self.folder = folder.absolute()
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for path in (self.clips, self.videos, self.models, self.work, self.incoming):
+            for path in (self.clips, self.videos, self.models, self.work):
                 path.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             reason = error.strerror or str(error)
@@ -46,8 +43,6 @@ class State:
             raise InputError(
                 f"the state folder {folder} is in use by another server; stop that one, or choose another folder"
             ) from error
-        for path in self.incoming.iterdir():  # of a server that was killed
-            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let another server have it."""
@@ -78,11 +73,6 @@ class State:
         """What workers write."""
         return self.folder / "work"
 
-    @property
-    def incoming(self) -> Path:
-        """Uploads that are not checked yet."""
-        return self.folder / "incoming"
-
     def clip(self, sha256: str) -> Path:
         """Where a clip lies."""
         return self.clips / sha256
@@ -107,21 +97,6 @@ class State:
         _sync(self.videos)
         self.forget_work(job.id)
 
-    def keep_model(self, job: Job, clip: Path | None) -> None:
-        """Put a tuned bundle in its place, its clip beside it."""
-        target = self.models / job.model
-        shutil.rmtree(target, ignore_errors=True)
-        if clip is not None:
-            beside = self.models / f"{job.model}.mp4"
-            beside.unlink(missing_ok=True)
-            try:
-                os.link(clip, beside)
-            except OSError:
-                shutil.copyfile(clip, beside)
-        os.rename(self.work_of(job), target)
-        _sync(self.models)
-        self.forget_work(job.id)
-
     def forget_work(self, job_id: str) -> None:
         """Remove what attempts of a job left; a running one's worker has to have ended."""
         for path in self.work.glob(f"{job_id}.*"):
@@ -133,11 +108,6 @@ class State:
     def forget_video(self, job_id: str) -> None:
         """Remove a finished video."""
         shutil.rmtree(self.video(job_id), ignore_errors=True)
-
-    def forget_model(self, name: str) -> None:
-        """Remove a model that a tuning made."""
-        shutil.rmtree(self.models / name, ignore_errors=True)
-        (self.models / f"{name}.mp4").unlink(missing_ok=True)
 
     def forget_clip(self, sha256: str) -> None:
         """Remove an uploaded clip that no job needs."""
