@@ -4,6 +4,7 @@
 #   VENV=.venv             where the environment is
 #   TORCH_ARGS=...         more arguments to the installation of torch, for example another index
 #   PYTEST_ARGS=...        arguments to pytest, by default a worker for each core; for example: PYTEST_ARGS="-k inflation"
+#   MINUTES=10             how long make fuzz takes; FUZZ_ARGS="--formats mp4" are more of its arguments
 #   DEMO_ARGS, POCKET_ARGS, ABLATION_ARGS, BENCH_ARGS   arguments of the command of that target
 
 SHELL := /bin/bash
@@ -17,6 +18,8 @@ PYTEST_ARGS ?= -n auto
 DEMO_ARGS ?= --out demo --overwrite
 POCKET_ARGS ?= --setting small --out pocket-training
 ABLATION_ARGS ?= --out ablation
+MINUTES ?= 10
+FUZZ_ARGS ?=
 BENCH ?= benchmarks.speed
 BENCH_ARGS ?= --size pocket --work build/bench --against benchmarks/results/pocket-fp32.json --slower 1.3
 
@@ -29,7 +32,7 @@ export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup lint check test format demo pocket ablation wheel bench lint-docker clean
+.PHONY: help setup lint check test fuzz format demo pocket ablation wheel bench lint-docker clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -75,6 +78,9 @@ check: lint  ## lint, then the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test: setup check  ## set everything up, run the checks and the tests
+
+fuzz: setup  ## try changed files of every format that is read, for MINUTES=10
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(FUZZ_ARGS)
 
 format: setup  ## rewrite the sources as ruff wants them
 	$(BIN)/ruff check --fix .

@@ -126,7 +126,7 @@ class Engine(ABC):
         Raises:
             InputError: an input or a weight is missing, unknown, or of another dtype or shape.
             NonFiniteOutputError: an output has NaN or infinity in it.
-            EngineError: the backend failed, or the engine is closed.
+            EngineError: the backend failed, gave something else than its outputs, or the engine is closed.
         """
         if self._closed:
             raise EngineError(f"the {self.name} engine is closed; load the bundle again")
@@ -136,6 +136,7 @@ class Engine(ABC):
             self._checked_weights = weights.key
         # Not ascontiguousarray, which would give a 0-dimensional timestep an axis.
         results = self._run({spec.name: np.asarray(feeds[spec.name], order="C") for spec in self.inputs}, weights)
+        check_results(self.name, self.outputs, results)
         for name, array in results.items() if check_finite else ():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 # Such as the timestep.
@@ -218,3 +219,24 @@ def check_feeds(graph: str, specs: Sequence[TensorSpec], feeds: Mapping[str, np.
             raise InputError(
                 f"{graph} input {spec.name!r}: expected {spec}{known}, got {array.dtype.name}{list(array.shape)}"
             )
+
+
+def check_results(graph: str, specs: Sequence[TensorSpec], results: Mapping[str, np.ndarray]) -> None:
+    """Compare what a backend gave with what the graph's manifest says.
+
+    Raises:
+        EngineError: an output is missing, or of another dtype or shape.
+    """
+    for spec in specs:
+        array = results.get(spec.name)
+        fits = array is not None and array.dtype.name == spec.dtype and array.ndim == len(spec.shape)
+        if array is None or not fits or not all(map(_is_length, spec.shape, array.shape)):
+            got = "none" if array is None else f"{array.dtype.name}{list(array.shape)}"
+            raise EngineError(
+                f"the {graph} graph gave its output {spec.name!r} as {got}, expected {spec}; its manifest belongs to "
+                "another graph: export the bundle again"
+            )
+
+
+def _is_length(expected: int | str, length: int) -> bool:
+    return isinstance(expected, str) or expected == length

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
-import os
 import threading
 from typing import Any
 
@@ -16,7 +15,9 @@ import numpy as np
 
 from tav_sdk.engines.backend import INT8, Backend, EngineStatus, Obstacle, refuse_build_options
 from tav_sdk.engines.base import Engine, Graph, Weights
+from tav_sdk.engines.threads import default_threads
 from tav_sdk.errors import EngineError
+from tav_sdk.words import said
 
 _FIX = 'pip install "tav-sdk[openvino]"'
 
@@ -40,7 +41,7 @@ class OpenVinoEngine(Engine):
 
     def __init__(self, graph: Graph, *, num_threads: int | None = None) -> None:
         super().__init__(graph.name, graph.inputs, graph.outputs, tuned=graph.tuned, precision=graph.precision)
-        num_threads = num_threads or int(os.environ.get("TAV_NUM_THREADS", "0"))
+        num_threads = num_threads or default_threads()
         properties: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if graph.precision == "bf16" and _has_bf16() else "f32",
@@ -48,11 +49,11 @@ class OpenVinoEngine(Engine):
         if num_threads:
             properties["INFERENCE_NUM_THREADS"] = num_threads
         try:
-            model = _core().read_model(str(graph.path))
+            model = _read(str(graph.path))
             self._own: dict[str, np.ndarray] = _open_weights(model, {spec.name for spec in graph.tuned})
             self._request: Any = _core().compile_model(model, "CPU", properties).create_infer_request()
         except Exception as error:  # OpenVINO raises RuntimeError for everything
-            raise EngineError(f"OpenVINO cannot load the {graph.name} graph {graph.path}: {error}") from error
+            raise EngineError(f"OpenVINO cannot load the {graph.name} graph {graph.path}: {said(error)}") from error
         self._lock = threading.Lock()
         self._loaded: str | None = None
         self._load(None)
@@ -67,7 +68,7 @@ class OpenVinoEngine(Engine):
                 self._request.infer()
                 return {spec.name: self._request.get_tensor(spec.name).data.copy() for spec in self.outputs}
             except Exception as error:
-                raise EngineError(f"OpenVINO failed in the {self.name} graph: {error}") from error
+                raise EngineError(f"OpenVINO failed in the {self.name} graph: {said(error)}") from error
 
     def _load(self, weights: Weights | None) -> None:
         """Copy a clip's weights, or those of the graph, to their inputs."""
@@ -137,6 +138,14 @@ def _open_weights(model: Any, names: set[str]) -> dict[str, np.ndarray]:
     model.add_parameters(parameters)
     model.validate_nodes_and_infer_types()
     return values
+
+
+def _read(path: str) -> Any:
+    """A graph as OpenVINO's model, read as ONNX: left to guess, its other readers write to standard error."""
+    from openvino.frontend import FrontEndManager
+
+    front_end = FrontEndManager().load_by_framework("onnx")
+    return front_end.convert(front_end.load(path))
 
 
 @functools.cache

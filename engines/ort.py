@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
-import os
 from typing import Any
 
 import numpy as np
@@ -12,8 +10,11 @@ import numpy as np
 from tav_sdk.engines.backend import INT8, NOT_BUILT, Backend, EngineStatus, Obstacle, refuse_build_options
 from tav_sdk.engines.base import Engine, Graph, Weights
 from tav_sdk.engines.ort_device import DeviceRunner
+from tav_sdk.engines.ort_import import import_onnxruntime, log_severity
 from tav_sdk.engines.ort_placement import RECORD, has_compute_on_cpu, warn_of_cpu
+from tav_sdk.engines.threads import default_threads
 from tav_sdk.errors import EngineError
+from tav_sdk.words import logger, said
 
 CPU = "onnxruntime-cpu"
 PROVIDERS = {
@@ -24,7 +25,7 @@ PROVIDERS = {
 }
 """Every engine that is ONNX Runtime, and its execution provider there."""
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 _NO_BF16 = Obstacle(reason="has no bfloat16 kernels", fits=False, fix="choose openvino-cpu, or an engine on a GPU")
 _GPU = 'pip install "tav-sdk[gpu]", then pip install --force-reinstall --no-deps onnxruntime-gpu'
 _REPAIR = "Put its files back: pip install --force-reinstall --no-deps onnxruntime, or onnxruntime-gpu if you use that."
@@ -60,7 +61,8 @@ class OrtEngine(Engine):
         if self._session.get_providers()[0] != PROVIDERS[engine]:
             raise EngineError(
                 f"{engine} was asked for, but ONNX Runtime fell back to {self._session.get_providers()[0]}; "
-                f"check the GPU driver and the CUDA libraries, or choose the engine {CPU}"
+                f"check the GPU driver and the CUDA libraries (TAV_DEBUG=1 shows what ONNX Runtime says of them), or "
+                f"choose the engine {CPU}"
             )
         self._runner: DeviceRunner | None = (
             None if engine == CPU else DeviceRunner(self._session, self.outputs, self.tuned, records=records)
@@ -75,7 +77,7 @@ class OrtEngine(Engine):
             tensors = {} if weights is None else {spec.name: weights.tensors[spec.name] for spec in self.tuned}
             return dict(zip(names, self._session.run(names, {**feeds, **tensors}), strict=True))
         except Exception as error:
-            raise EngineError(f"ONNX Runtime failed in the {self.name} graph: {error}") from error
+            raise EngineError(f"ONNX Runtime failed in the {self.name} graph: {said(error)}") from error
 
     def _close(self) -> None:
         self._session = self._runner = None
@@ -90,8 +92,7 @@ class OrtBackend:
             detail = "onnxruntime is not installed"
             return EngineStatus(engine=engine, runs=False, builds=False, detail=detail, fix=_FIXES[engine])
         try:
-            import onnxruntime
-
+            onnxruntime = import_onnxruntime()
             version, providers = f"ONNX Runtime {onnxruntime.__version__}", onnxruntime.get_available_providers()
         except (ImportError, AttributeError) as error:  # onnxruntime and onnxruntime-gpu remove each other's files
             detail = f"onnxruntime is installed, but cannot be used: {error}"
@@ -123,12 +124,11 @@ BACKEND: Backend = OrtBackend()
 
 def _open_session(graph: Graph, engine: str, num_threads: int | None) -> tuple[Any, bool]:
     """A session, and whether it records CUDA graphs."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = log_severity()
     # 0 lets ONNX Runtime choose.
-    options.intra_op_num_threads = num_threads or int(os.environ.get("TAV_NUM_THREADS", "0"))
+    options.intra_op_num_threads = num_threads or default_threads()
     provider = PROVIDERS[engine]
     if engine != CPU:
         _load_cuda_libraries(onnxruntime)
@@ -145,7 +145,7 @@ def _open_session(graph: Graph, engine: str, num_threads: int | None) -> tuple[A
     try:
         session = onnxruntime.InferenceSession(str(graph.path), options, providers=[provider, *rest])
     except Exception as error:  # ONNX Runtime's errors have no common base but Exception
-        raise EngineError(f"ONNX Runtime cannot load the {graph.name} graph {graph.path}: {error}") from error
+        raise EngineError(f"ONNX Runtime cannot load the {graph.name} graph {graph.path}: {said(error)}") from error
     if partly_on_cpu:
         warn_of_cpu(graph.name, session)
     return session, False

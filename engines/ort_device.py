@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tav_sdk.engines.base import TensorSpec, Weights
+from tav_sdk.engines.ort_import import import_onnxruntime
 
 _BF16 = 16  # onnx.TensorProto.BFLOAT16, for which numpy has no type
 
@@ -80,10 +81,8 @@ class DeviceRunner:
         return _Run(self._session, binding, inputs, outputs, len(self._runs) if self._records else None)
 
     def _buffer(self, shape: Sequence[Any], dtype: str) -> Any:
-        from onnxruntime import OrtValue
-
         kind = _BF16 if dtype == "bfloat16" else np.dtype(dtype).type
-        return OrtValue.ortvalue_from_shape_and_type(list(shape), kind, self._device, 0)
+        return import_onnxruntime().OrtValue.ortvalue_from_shape_and_type(list(shape), kind, self._device, 0)
 
 
 class _Run:
@@ -92,10 +91,8 @@ class _Run:
     def __init__(
         self, session: Any, binding: Any, inputs: dict[str, Any], outputs: dict[str, Any], recording: int | None
     ) -> None:
-        import onnxruntime
-
         self._session, self._binding, self._inputs, self._outputs = session, binding, inputs, outputs
-        self._options: Any = onnxruntime.RunOptions()
+        self._options: Any = import_onnxruntime().RunOptions()
         if recording is not None:
             # Every combination has a CUDA graph of its own.
             self._options.add_run_config_entry("gpu_graph_id", str(recording + 1))

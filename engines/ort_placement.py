@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from typing import Any
+
+from tav_sdk.words import logger
 
 RECORD = "session.record_ep_graph_assignment_info"
 """Session option: ``"1"`` keeps what :func:`nodes_on_cpu` reads. A version that does not know it ignores it."""
 CPU_PROVIDER = "CPUExecutionProvider"
 
 _NOT_ALL_ON_GPU = "all compute graph nodes have not been partitioned"
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 def has_compute_on_cpu(error: Exception) -> bool:

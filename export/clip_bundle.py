@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,8 +17,10 @@ from tav_sdk.bundle.manifest import BaseEntry, ClipEntry, FileEntry, StoredTenso
 from tav_sdk.errors import BundleError, CheckpointError
 from tav_sdk.files import check_new, new_folder, sha256_of
 from tav_sdk.training.run_folder import Run, load_run
+from tav_sdk.training.tensor_file import read_header
+from tav_sdk.words import logger as named_logger
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 PATHS = ("base", "video", "out", "loras", "tokenizer")
 """Settings of a run that are paths of the machine where it was tuned."""
@@ -119,9 +120,10 @@ def _check_fits(run: Run, first: Bundle) -> None:
 
 def _write_weights(run: Run, tensors: tuple[StoredTensor, ...], path: Path) -> None:
     """Write the run's tensors at the places that the graph reads them from."""
+    header = read_header(run.tuned_path, error=CheckpointError, advice="tune again", dtypes=("F32",))
+    _check_names(header.shapes, tensors, run)
     try:
         with safe_open(run.tuned_path, framework="np") as tuned, open(path, "wb") as file:
-            _check_names({name: tuple(tuned.get_slice(name).get_shape()) for name in tuned.keys()}, tensors, run)  # noqa: SIM118
             for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
                 file.seek(tensor.offset)
                 array = _converted(tuned.get_tensor(tensor.name), tensor.dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from tav_sdk.pipeline.controlnet import MANIFEST, ControlNetManifest
 from tav_sdk.pocket import CONTROLNET as CONTROLNET_FOLDER
 from tav_sdk.pocket import POCKET
 from tav_sdk.progress import Callback, Item, StepProgress, report
+from tav_sdk.training.base.part_configs import ControlNetConfig, read_part_config
 from tav_sdk.training.base.reading import PICKLED, reading
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -90,8 +90,8 @@ def export_controlnet(
         entry = GraphEntry(
             file=f"{CONTROLNET}/{GRAPH_FILE}",
             opset=graphs.OPSET,
-            inputs=tuple(TensorEntry(name=s.name, dtype=s.dtype, shape=s.shape) for s in contract.inputs),
-            outputs=tuple(TensorEntry(name=s.name, dtype=s.dtype, shape=s.shape) for s in contract.outputs),
+            inputs=tuple(map(TensorEntry.of, contract.inputs)),
+            outputs=tuple(map(TensorEntry.of, contract.outputs)),
             parity_max_abs=check_parity(reference, contract, graph.path) if parity else None,
             precision=precision,
             axes=contract.axes,
@@ -149,8 +149,8 @@ def _load(source: Path, *, allow_pickle: bool) -> ControlNetModel:
     config = _config(source)
     if config.get("_class_name") != "ControlNetModel":
         raise BaseModelError(
-            f"{source} is a {config.get('_class_name', 'model of no class')}, expected a ControlNetModel; T2I-Adapters "
-            "and ControlNets of SDXL or transformer models are not supported"
+            f"{source} is a {str(config.get('_class_name', 'model of no class'))[:100]}, expected a "
+            "ControlNetModel; T2I-Adapters and ControlNets of SDXL or transformer models are not supported"
         )
     files = [path for path in source.iterdir() if path.is_file()]
     if not any(path.suffix == ".safetensors" for path in files):
@@ -180,10 +180,7 @@ def _config(source: Path) -> dict[str, Any]:
             f"there is no ControlNet at {source}; give a folder in the diffusers format, with config.json and "
             f"{WEIGHTS}.safetensors"
         )
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise BaseModelError(f"{path} cannot be read: {error}") from error
+    return read_part_config(path, ControlNetConfig)
 
 
 def _contract(model: ControlNetModel, bundle: Bundle, source: Path) -> graphs.GraphContract:

@@ -216,8 +216,8 @@ class GraphExporter:
         self.entries[contract.name] = GraphEntry(
             file=graph.path.relative_to(self.folder).as_posix(),
             opset=graphs.OPSET,
-            inputs=tuple(TensorEntry(name=s.name, dtype=s.dtype, shape=s.shape) for s in contract.inputs),
-            outputs=tuple(TensorEntry(name=s.name, dtype=s.dtype, shape=s.shape) for s in contract.outputs),
+            inputs=tuple(map(TensorEntry.of, contract.inputs)),
+            outputs=tuple(map(TensorEntry.of, contract.outputs)),
             parity_max_abs=check_parity(reference, contract, graph.path) if self.options.parity else None,
             precision=contract.precision,  # type: ignore[arg-type]
             kept=tuple(kept),

@@ -11,7 +11,6 @@ the weights, and moves the tuned ones; here one weight is in memory at a time, a
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -30,8 +29,9 @@ from tav_sdk.engines.base import TensorSpec
 from tav_sdk.engines.select import open_engine
 from tav_sdk.export.graphs import GraphContract
 from tav_sdk.progress import Callback, StepProgress, report
+from tav_sdk.words import logger as named_logger
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 KEPT = ("conv_in", "conv_out", "conv_shortcut")
 """Endings of the names of layers that stay in float32: alone, ``conv_in`` or the shortcuts make more error than all

@@ -9,7 +9,6 @@ all there is, and ``tav evaluate``.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,8 +35,9 @@ from tav_sdk.training.run_folder import Run
 from tav_sdk.training.torch_engine import TorchEngine
 from tav_sdk.training.unet.inflation import inflate
 from tav_sdk.video.clip import Video, read_video
+from tav_sdk.words import logger as named_logger
 
-logger = logging.getLogger(__name__)
+logger = named_logger(__name__)
 
 CLIP = "clip"
 """Folder of the CLIP of a base that has its own."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tav_sdk.bundle.layout import UNTUNED_FILE
-from tav_sdk.bundle.manifest import StoredTensor
+from tav_sdk.bundle.manifest import Dtype, StoredTensor
 from tav_sdk.training.checkpoint import save_tensors
 
 
@@ -27,7 +27,7 @@ def write_untuned(
     Raises:
         OutputError: the file cannot be written.
     """
-    dtypes = {tensor.name: tensor.dtype for tensor in tuned}
+    dtypes: dict[str, Dtype] = {tensor.name: tensor.dtype for tensor in tuned}
     path = folder / UNTUNED_FILE
     save_tensors({name: tensor.to(getattr(torch, dtypes[name])) for name, tensor in sorted(weights.items())}, path)
     with open(path, "rb") as file:  # 8 bytes of the header's length, the header, the tensors

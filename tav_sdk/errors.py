@@ -6,13 +6,22 @@ line prints the message alone and leaves with :attr:`TavError.exit_code`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from tav_sdk.words import printable
 
 
 class TavError(Exception):
-    """Base of all errors of this package; catch it to catch them all."""
+    """Base of all errors of this package; catch it to catch them all.
+
+    Its text is one line that is safe to print: see :func:`tav_sdk.words.printable`.
+    """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InputError(TavError, ValueError):
@@ -39,7 +48,7 @@ class InputError(TavError, ValueError):
 
     def named(self, name: str) -> str:
         """The message with another name for the field, such as an option of the command line."""
-        return f"{name} {self.reason}" if self.field else self.reason
+        return printable(f"{name} {self.reason}" if self.field else self.reason)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled with its field, so that it comes whole from another process."""
@@ -99,7 +108,13 @@ class NonFiniteLossError(TavError):
 
 
 class OutputError(TavError):
-    """An output cannot be written where it was asked for."""
+    """An output cannot be written where it was asked for.
+
+    Attributes:
+        kept: where the finished work lies, if all was done but the last rename.
+    """
+
+    kept: Path | None = None
 
 
 class BundleError(TavError):

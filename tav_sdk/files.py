@@ -1,17 +1,27 @@
-"""Writing that is whole or not at all, and hashes of what is on disk."""
+"""Writing that is whole or not at all, and hashes of what is on disk.
+
+Outputs are made in hidden folders beside them, see :mod:`tav_sdk.siblings`, and renamed when they are complete.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
-import shutil
-import tempfile
-import uuid
+import stat
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from tav_sdk.errors import OutputError, TavError
+from tav_sdk.errors import InputError, OutputError, TavError
+from tav_sdk.siblings import GONE, OLD, TAKEN, Sibling, keep, move, open_folders, sibling, sweep
+
+_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EROFS})
+"""Errors that only writing has, whatever file they name."""
+
+_renames: deque[tuple[Path, tuple[int, int]]] = deque(maxlen=64)
+"""Outputs and what is to lie there, noted before the rename, so that none is missed by an interrupt after it."""
 
 
 def sha256_of(path: str | Path) -> str:
@@ -23,16 +33,40 @@ def sha256_of(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def written() -> list[Path]:
+    """The outputs that this process wrote since :func:`forget_written`, as far as they are there; 64 at most."""
+    return list(dict.fromkeys(path for path, identity in tuple(_renames) if _lies_at(path, identity)))
+
+
+def forget_written() -> None:
+    """Let :func:`written` begin anew, as for another command."""
+    _renames.clear()
+
+
+# --- checks before the work ---------------------------------------------------------------------------------------
+
+
 def check_new(out: str | Path, *, overwrite: bool) -> Path:
-    """The path of an output folder that may be written.
+    """The path of an output folder that may be written; what dead commands left beside it is removed first.
 
     Raises:
-        OutputError: it is a file, or holds files and ``overwrite`` is not set.
+        OutputError: it is a file or a mount point, holds files and ``overwrite`` is not set, or its name cannot be
+            one: a zero byte, not UTF-8, too long, links in a circle.
     """
-    out = Path(out)
-    if out.exists() and not out.is_dir():
+    out = _named(out, OutputError)
+    sweep(out.absolute())
+    status = _status(out)
+    if status is None:
+        return out
+    if not stat.S_ISDIR(status.st_mode):
         raise OutputError(f"{out} is a file; give the path of a folder to write")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
+    if os.path.ismount(out):
+        raise OutputError(f"{out} is a mount point, which cannot be replaced; give the path of a folder in it")
+    try:
+        filled = not overwrite and any(out.iterdir())
+    except OSError as error:
+        raise unwritable(out, error) from error
+    if filled:
         raise OutputError(f"{out} is not empty; choose another folder, or set overwrite to replace what is in it")
     return out
 
@@ -41,12 +75,14 @@ def check_new_file(out: str | Path, *, overwrite: bool) -> Path:
     """The path of an output file that may be written.
 
     Raises:
-        OutputError: it is a folder, or there already and ``overwrite`` is not set.
+        OutputError: it is a folder, is there already and ``overwrite`` is not set, or its name cannot be one, as for
+            :func:`check_new`.
     """
-    out = Path(out)
-    if out.is_dir():
+    out = _named(out, OutputError)
+    status = _status(out)
+    if status is not None and stat.S_ISDIR(status.st_mode):
         raise OutputError(f"{out} is a folder; expected the name of a file to write. Add a file name.")
-    if out.exists() and not overwrite:
+    if status is not None and not overwrite:
         raise OutputError(f"{out} is there already; choose another file, or set overwrite to replace it")
     return out
 
@@ -55,93 +91,208 @@ def check_apart(out: str | Path, *inputs: str | Path) -> None:
     """Check that replacing the folder ``out`` would take none of a command's inputs with it.
 
     Raises:
-        OutputError: one of them is ``out`` or lies in it.
+        OutputError: one of them is ``out`` or lies in it, or the name ``out`` cannot be one.
+        InputError: the name of an input cannot be one: a zero byte, not UTF-8, too long, links in a circle.
     """
-    folder = Path(out).resolve()
-    for path in inputs:
-        if Path(path).exists() and Path(path).resolve().is_relative_to(folder):
+    out = _named(out, OutputError)
+    _status(out)  # a name that cannot be one
+    try:
+        folder = out.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        raise OutputError(f"{out} cannot be written: {_reason(error)}; choose another folder") from error
+    for path in (_named(path, InputError) for path in inputs):
+        try:
+            path.stat()
+            inside = path.resolve().is_relative_to(folder)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue  # whoever reads it says so
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"{path} cannot be read: {_reason(error)}; check the path") from error
+        if inside:
             raise OutputError(f"{path} is read, and writing {out} would replace it; choose another folder to write")
 
 
+def _named(path: str | Path, error: type[TavError]) -> Path:
+    """A path whose name any system can take and any terminal can show."""
+    shown = os.fspath(path).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    if shown != os.fspath(path):
+        raise error(f"expected a path in UTF-8 without zero bytes, got '{shown}'; choose another name")
+    return Path(path)
+
+
+def _status(out: Path) -> os.stat_result | None:
+    try:
+        return out.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise unwritable(out, error) from error
+
+
+# --- folders ------------------------------------------------------------------------------------------------------
+
+
 @contextlib.contextmanager
-def new_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(out: str | Path, *, overwrite: bool = False, told: bool = True, checked: bool = False) -> Iterator[Path]:
     """A folder that appears under its name only when the ``with`` block ends well.
 
     The block writes into a temporary folder beside ``out``, which is renamed at the end and removed after any
     failure, an interrupt included; so are parents that were made for it. What was in ``out`` stays until then.
 
+    Without ``overwrite`` nothing that reached ``out`` in the meantime is touched: the finished folder is then kept
+    beside it, as ``out-finished-1``, and the error says so. With ``overwrite`` whatever folder is there at the end is
+    replaced, others' writing in the meantime included: of two commands at a time the later one's stays.
+
+    Args:
+        out: the folder.
+        overwrite: whether a folder that is there may be replaced.
+        told: whether :func:`written` names it.
+        checked: whether :func:`check_new` was called before work that is done already; what reached ``out`` since
+            then is met at the end.
+
     Raises:
-        OutputError: ``out`` may not be written (see :func:`check_new`), or cannot be.
+        OutputError: ``out`` may not be written (see :func:`check_new`), or cannot be. Its ``kept`` says where the
+            finished folder lies if all but the last rename was done.
     """
-    out = check_new(out, overwrite=overwrite)
-    with _beside(out) as temporary:
-        new = temporary / "new"
-        with _write_errors(out, temporary):
+    out = Path(out) if checked else check_new(out, overwrite=overwrite)
+    with _beside(out) as aside:
+        new = aside.path / "new"
+        with _write_errors(out, aside.path):
             new.mkdir()
-        with _write_errors(out, temporary):
+        with _write_errors(out, aside.path), _same_folder(new, out):
             yield new
-        with _write_errors(out, temporary):
-            put_in_place(new, out)
+        _put_in_place(new, out, aside, overwrite=overwrite, told=told)
 
 
-def put_in_place(new: Path, out: Path) -> None:
-    """Rename a finished folder to ``out``; what was there is kept until that is done, and removed then."""
-    if not out.exists():
-        os.replace(new, out)
-        return
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.absolute().parent) as aside:
-        old = Path(aside) / out.name
-        os.replace(out, old)
+def _put_in_place(new: Path, out: Path, aside: Sibling, *, overwrite: bool, told: bool) -> None:
+    """Rename a finished folder to ``out``, or keep it beside that."""
+    place, identity = out.absolute(), _identity(os.lstat(new))
+    if told:
+        _note(place, identity)
+    try:
+        _replace(new, place, aside.path) if overwrite else _fill(new, place, aside.path)
+    except OSError as error:
+        kept = _kept(new, place, aside)
+        why = "is not empty any more" if error.errno in TAKEN else f"cannot be written: {_reason(error)}"
+        problem = OutputError(f"{out} {why}. The finished work is kept in {kept}; move it to where you want it.")
+        problem.kept = kept
+        raise problem from error
+    finally:  # after an interrupt as well
+        if _lies_at(place, identity):
+            for number, old in enumerate(aside.path.glob(f"{OLD}-*")):
+                with contextlib.suppress(OSError):
+                    os.rename(old, aside.path / f"{GONE}-{number}")
+
+
+def _fill(new: Path, out: Path, aside: Path) -> None:
+    """Rename to a name where nothing is, an empty folder, or a link to one; the system refuses a folder with files."""
+    if out.is_symlink():
+        former = aside / f"{OLD}-1"
+        os.rename(out, former)
+        if not former.is_symlink():  # a folder came there in between
+            move(former, out)
+    move(new, out)
+
+
+def _replace(new: Path, out: Path, aside: Path) -> None:
+    for number in range(1, 1000):  # others may write there at the same time
+        with contextlib.suppress(FileNotFoundError):
+            if not (out.is_symlink() or stat.S_ISDIR(out.lstat().st_mode)):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
+            os.rename(out, aside / f"{OLD}-{number}")
         try:
-            os.replace(new, out)
-        except BaseException:
-            os.replace(old, out)
-            raise
+            move(new, out)
+            return
+        except OSError as error:
+            if error.errno not in TAKEN:
+                raise
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
+
+
+def _kept(new: Path, out: Path, aside: Sibling) -> Path:
+    """Where a finished folder is kept: under a visible name, or where it is if no name can be made."""
+    try:
+        return keep(new, out, "finished")
+    except OSError:
+        aside.spare()
+        return new
 
 
 @contextlib.contextmanager
-def new_file(out: str | Path) -> Iterator[Path]:
+def _same_folder(new: Path, out: Path) -> Iterator[None]:
+    """Check at the end that a folder is still the one that was made; one that was removed may have been made again."""
+    if os.name == "nt":  # a folder in use is not removed there
+        yield
+        return
+    descriptor = os.open(new, os.O_RDONLY)
+    try:
+        yield
+        try:
+            same = os.path.samestat(os.fstat(descriptor), os.stat(new))
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise OutputError(
+                f"{out} cannot be written: {new}, in which it was made, was removed in the meantime. Choose a folder "
+                "that stays."
+            )
+    finally:
+        os.close(descriptor)
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def new_file(out: str | Path, *, parents: bool = True, told: bool = True) -> Iterator[Path]:
     """A file that appears under its name only when the ``with`` block ends well; an existing one is replaced then.
 
-    The block writes a temporary file beside ``out``, with its suffix, which is renamed at the end and removed after
-    any failure, an interrupt included; so are parents that were made for it.
+    The block writes a temporary file, with its suffix, in a hidden folder beside ``out``; it is renamed at the end and
+    removed after any failure, an interrupt included; so are parents that were made for it.
+
+    Args:
+        out: the file.
+        parents: whether folders that are missing are made.
+        told: whether :func:`written` names it.
 
     Raises:
-        OutputError: ``out`` is a folder, or cannot be written (permission, disk full). An OSError of the block that
-            names another file passes.
+        OutputError: ``out`` is a folder, or cannot be written (permission, disk full, no such folder, a name that
+            cannot be one). An OSError of the block that names another file passes.
     """
-    out = Path(out)
-    temporary = out.parent / f".{uuid.uuid4().hex}{out.suffix}"
+    out = check_new_file(out, overwrite=True)
     with contextlib.ExitStack() as stack:
         try:
-            if out.is_dir():
-                raise OutputError(f"{out} is a folder; expected the name of a file to write. Add a file name.")
-            stack.enter_context(_parents(out))
+            if parents:
+                stack.enter_context(_parents(out))
+            sweep(out.absolute())
+            aside = stack.enter_context(sibling(out.absolute()))
         except OSError as error:
             raise unwritable(out, error) from error
+        temporary = aside.path / f"new{out.suffix}"
         try:
             yield temporary
+            if told:
+                _note(out.absolute(), _identity(os.lstat(temporary)))
             os.replace(temporary, out)
         except OSError as error:
             elsewhere = error.filename is not None and str(error.filename) != str(temporary)
-            if elsewhere or isinstance(error, (TavError, BrokenPipeError)):
+            if isinstance(error, (TavError, BrokenPipeError)) or (elsewhere and error.errno not in _FULL):
                 raise
             raise unwritable(out, error) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
 
-def write_text(out: str | Path, text: str) -> None:
-    """Write a text file whole or not at all, in UTF-8."""
-    with new_file(out) as path:
+def write_text(out: str | Path, text: str, *, parents: bool = True) -> None:
+    """Write a text file whole or not at all, in UTF-8; see :func:`new_file`."""
+    with new_file(out, parents=parents) as path:
         path.write_text(text, encoding="utf-8")
 
 
 def unwritable(out: Path, error: OSError) -> OutputError:
     """The system's error while a file was written, in words."""
-    reason = error.strerror or str(error)
-    return OutputError(f"{out} cannot be written: {reason}. Check the folder, its permissions and free space.")
+    return OutputError(f"{out} cannot be written: {_reason(error)}. Check the folder, its permissions and free space.")
+
+
+# --- parts --------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -158,19 +309,16 @@ def _parents(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _beside(out: Path) -> Iterator[Path]:
+def _beside(out: Path) -> Iterator[Sibling]:
     """A hidden temporary folder beside ``out``; removed at the end, with parents that were made for it if empty."""
     out = out.absolute()
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(_parents(out))
-            temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+            aside = stack.enter_context(sibling(out))
         except OSError as error:
-            raise OutputError(f"cannot write into {out.parent}: {error.strerror or error}") from error
-        try:
-            yield temporary
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            raise OutputError(f"cannot write into {out.parent}: {_reason(error)}") from error
+        yield aside
 
 
 @contextlib.contextmanager
@@ -181,7 +329,30 @@ def _write_errors(out: Path, temporary: Path) -> Iterator[None]:
     except TavError:
         raise
     except OSError as error:
-        elsewhere = error.filename is not None and not str(error.filename).startswith((str(out), str(temporary)))
-        if error.errno is None or elsewhere or isinstance(error, BrokenPipeError):
+        # Copying a file onto a full disk names the file that was read first.
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        here = not names or error.errno in _FULL or any(name.startswith((str(out), str(temporary))) for name in names)
+        if error.errno is None or not here or isinstance(error, BrokenPipeError):
             raise
-        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write {out}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _note(out: Path, identity: tuple[int, int]) -> None:
+    """Note an output that is about to appear, unless it is a part of another one."""
+    if open_folders.isdisjoint(out.parents):
+        _renames.append((out, identity))
+
+
+def _lies_at(path: Path, identity: tuple[int, int]) -> bool:
+    try:
+        return _identity(path.lstat()) == identity
+    except OSError:
+        return False
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,12 +12,19 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tav_sdk.errors import TavError
+from tav_sdk.words import brief
 
-MAX_JSON_BYTES = 64 << 20
-"""Largest JSON file that is read: tokenizers have a few MiB, lists of a hub model's files less."""
+MAX_JSON_BYTES = 16 << 20
+"""Largest JSON file that is read: tokenizers have a few MiB. What is read takes up to 25 times as much memory."""
+
+MAX_CONFIG_BYTES = 1 << 20
+"""Largest file of settings that is read."""
 
 MAX_DEPTH = 64
 """Deepest nesting of lists and objects in a file."""
+
+_UNION = re.compile(r"constrained-|function-|list\[|dict\[|(int|float|str|bool|list|dict)$")
+"""What pydantic calls a member of a union, among the places of a value."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -136,11 +144,12 @@ def first_problem(problem: Exception) -> str:
     """The first thing that a pydantic model found wrong: its place, what was expected, and what came, cut short."""
     if not isinstance(problem, ValidationError):
         return "it is nested too deep"
-    first = problem.errors()[0]
-    where = ".".join(map(str, first["loc"]))[:120]
-    came = ascii(first["input"])
-    came = came if len(came) <= 60 else f"{came[:60]}..."
-    return f"{where}: {first['msg']}, got {came}" if where else f"{first['msg']}, got {came}"
+    problems = problem.errors(include_url=False)
+    # Of a union each kind has its own complaint: the one that goes deepest is of the kind that was meant.
+    first = max((one for one in problems if one["loc"][:1] == problems[0]["loc"][:1]), key=lambda one: len(one["loc"]))
+    where = ascii(".".join(str(place) for place in first["loc"] if not _UNION.match(str(place))))[1:-1][:120]
+    came = "" if first["type"] == "missing" else f", got {brief(first['input'])}"
+    return f"{where}: {first['msg']}{came}" if where else f"{first['msg']}{came}"
 
 
 def _is_unicode(text: str) -> bool:

@@ -19,6 +19,7 @@ import sys
 import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -73,6 +74,25 @@ def made_once(shared_folder) -> Callable[[str, Callable[[Path], object]], Path]:
         return path
 
     return get
+
+
+@pytest.fixture(scope="session")
+def traced_once(made_once) -> Iterator[None]:
+    """From here on, exports in this process trace equal modules once; see ``traced_graphs.py``, and ``traced_anew``."""
+    from tav_sdk.export import graph_exporter
+    from tests.traced_graphs import traced_once
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph_exporter, "export_graph", traced_once(made_once))
+        yield
+
+
+@pytest.fixture
+def traced_anew(monkeypatch) -> None:
+    """Exports trace everything, whatever was traced before."""
+    from tav_sdk.export import graph_exporter, to_onnx
+
+    monkeypatch.setattr(graph_exporter, "export_graph", to_onnx.export_graph)
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +168,7 @@ def other_run(made_once, tiny_base, clip_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(made_once, tiny_run) -> Path:
+def tiny_bundle(made_once, tiny_run, traced_once) -> Path:
     """``tiny_run`` exported; do not write into it."""
 
     def make(path: Path) -> None:
@@ -275,6 +295,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="slow; run with TAV_SLOW=1"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each worker of ``-n`` starts with a part of its own, so that folders stay together and few wait for the other."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
 
 
 # --- skips: those that expected_skips.txt does not cover fail the run -------------------------------------------------

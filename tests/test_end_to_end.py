@@ -11,7 +11,7 @@ import tav_sdk
 
 
 @pytest.fixture(scope="module")
-def bundle(made_once, tiny_base, clip_path):
+def bundle(made_once, tiny_base, clip_path, traced_once):
     """A run and a bundle made by the command line."""
     from typer.testing import CliRunner
 

@@ -25,7 +25,7 @@ def test_01_edits_a_video(tiny_bundle, clip_path, tmp_path):
     assert tav_sdk.probe(tmp_path / "edited.mp4").num_frames == 4
 
 
-def test_02_tunes_and_exports(tiny_base, clip_path, tmp_path, monkeypatch, capsys):
+def test_02_tunes_and_exports(tiny_base, clip_path, tmp_path, monkeypatch, capsys, traced_once):
     """In this process, without the graph of longer videos, which takes half of the time and has tests of its own."""
     from tav_sdk import export
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -17,7 +17,10 @@ from tav_sdk.errors import CheckpointError, OutputError
 from tav_sdk.files import new_file, write_text
 from tav_sdk.training.base.mismatches import listed
 from tav_sdk.training.run_folder import RECORD
+from tav_sdk.training.tensor_file import read_header
 from tav_sdk.training.unet.inflation import trainable_parameters
+
+ADVICE = "tune again"
 
 
 def save_tuned_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -49,17 +52,20 @@ def load_tuned_weights(model: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: the file is damaged, or its tensors are not finite, or not exactly the model's tuned weights.
     """
+    parameters = trainable_parameters(model)
+    header = read_header(path, error=CheckpointError, advice=ADVICE, dtypes=("F32",))
+    check_shapes(header.shapes, {name: tuple(p.shape) for name, p in parameters.items()}, str(path))
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise CheckpointError(f"{path} cannot be read: {error}; {ADVICE}") from error
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise CheckpointError(
                 f"{name} in {path} has NaN or infinity in it; tune again, with a lower learning rate or another "
                 "mixed_precision"
             )
-    copy_strictly(tensors, trainable_parameters(model), str(path))
+    copy_strictly(tensors, parameters, str(path))
 
 
 def copy_strictly(tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], where: str) -> None:
@@ -68,25 +74,37 @@ def copy_strictly(tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Par
     Raises:
         CheckpointError: they are not; names the first ten differences. Nothing is copied then.
     """
-    problems = [f"missing {name}" for name in parameters if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in parameters]
+    check_shapes(
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        {name: tuple(parameter.shape) for name, parameter in parameters.items()},
+        where,
+    )
+    for name, parameter in parameters.items():
+        parameter.data.copy_(tensors[name])
+
+
+def check_shapes(got: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        CheckpointError: they are not the same; names the first ten differences.
+    """
+    problems = [f"missing {name}" for name in expected if name not in got]
+    problems += [f"unexpected {name}" for name in got if name not in expected]
     problems += [
-        f"{name}: expected {tuple(parameters[name].shape)}, got {tuple(tensor.shape)}"
-        for name, tensor in tensors.items()
-        if name in parameters and parameters[name].shape != tensor.shape
+        f"{name}: expected {expected[name]}, got {shape}"
+        for name, shape in got.items()
+        if name in expected and expected[name] != shape
     ]
     if problems:
         raise CheckpointError(
             f"{where} does not fit the model ({len(problems)} differences):{listed(problems).rstrip()}"
         )
-    for name, parameter in parameters.items():
-        parameter.data.copy_(tensors[name])
 
 
 def tuned_names(path: Path) -> list[str]:
     """Names of the tensors in a file of tuned weights, without reading them."""
-    with safe_open(path, framework="np") as file:
-        return sorted(file.keys())
+    return sorted(read_header(path, error=CheckpointError, advice=ADVICE).shapes)
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

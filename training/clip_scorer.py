@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +15,13 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from tav_sdk.errors import BaseModelError, InputError, PickledWeightsError, PromptError
 from tav_sdk.files import sha256_of
+from tav_sdk.reading import MAX_CONFIG_BYTES, read_json, validated
+from tav_sdk.training.base.clip_configs import ClipConfig, ImageProcessorConfig
+from tav_sdk.training.base.part_configs import check_has_weights, read_part_config
 from tav_sdk.training.base.reading import PICKLED, first_line, reading
+from tav_sdk.training.base.tokenizer_files import check_tokenizer
 from tav_sdk.video.frames import check_frames
+from tav_sdk.words import brief
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +32,8 @@ PARTS = {
     "the tokenizer": ("tokenizer.json", "vocab.json"),
 }
 """What a CLIP in the transformers format has besides its weights; one file of each will do."""
+
+ADVICE = "give a CLIP in the transformers format, or download it again"
 
 
 class ClipScorer:
@@ -154,15 +160,19 @@ def _check_folder(folder: Path) -> None:
             f"the CLIP {folder} lacks {', '.join(missing)}; expected a folder in the transformers format"
             + (f", such as {folder / 'clip'}" if (folder / "clip" / "config.json").is_file() else "")
         )
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kind = config.get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise BaseModelError(f"config.json of the CLIP {folder} cannot be read: {first_line(error)}") from error
+    config = read_json(folder / "config.json", max_bytes=MAX_CONFIG_BYTES, error=BaseModelError, advice=ADVICE)
+    kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "clip":
         raise BaseModelError(
-            f"{folder} is not a CLIP: config.json has model_type {kind!r}, expected 'clip' (both towers)"
+            f"{folder} is not a CLIP: config.json has model_type {brief(kind)}, expected 'clip' (both towers); {ADVICE}"
         )
+    what = f"config.json of the CLIP {folder}"
+    towers = validated(ClipConfig, config, what=what, error=BaseModelError, advice=ADVICE)
+    for name in PARTS["the image processor"]:
+        if (folder / name).is_file():
+            read_part_config(folder / name, ImageProcessorConfig)
+    check_tokenizer(folder)
+    check_has_weights(towers.size, folder.glob("*.safetensors"), f"the CLIP {folder}")
     if any(folder.glob("*.safetensors")):
         return
     if pickled := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED):

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from tav_sdk.diffusion.schedule import PredictionType
-from tav_sdk.errors import ConfigError, PromptError
+from tav_sdk.errors import ConfigError
 from tav_sdk.pocket import POCKET
 from tav_sdk.training.base.lora_file import LoraFile
 from tav_sdk.training.base.recommended import read_recommended
+from tav_sdk.training.config_checks import (
+    MAX_LORAS,
+    MAX_WEIGHT_DECAY,
+    POSITIVE,
+    WHOLE,
+    cast_field,
+    check_bool,
+    check_choice,
+    check_finite,
+    check_keys,
+    check_prompt,
+    check_text,
+    check_whole,
+)
+from tav_sdk.words import brief
 
 Preset = Literal["default", "original"]
 TemporalMask = Literal["causal", "none"]
@@ -24,22 +38,6 @@ MixedPrecision = Literal["no", "fp16", "bf16"]
 OF_THE_BASE: Any = None
 """Default of a field that the base decides; see :mod:`tav_sdk.training.base.recommended`."""
 BY_THE_BASE = ("height", "width", "num_train_steps", "learning_rate")
-
-
-def check_choice(name: str, value: object, kind: Any) -> None:
-    """Raise ``ConfigError`` unless ``value`` is one of the ``Literal`` type ``kind``."""
-    if value not in get_args(kind):
-        raise ConfigError(f"{name} must be one of {', '.join(map(str, get_args(kind)))}; got {value!r}")
-
-
-def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raise ``ConfigError`` for the first key of ``given`` not in ``known``, naming the nearest known one."""
-    known = list(known)
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
-            raise ConfigError(f"unknown key {key!r} in {where}; {hint}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +76,7 @@ class InflationOptions:
         check_choice("temporal_mask", self.temporal_mask, TemporalMask)
         check_choice("group_norm", self.group_norm, GroupNormMode)
         check_choice("attention", self.attention, AttentionMode)
+        check_bool("temporal", self.temporal)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain values, for records and manifests."""
@@ -86,6 +85,8 @@ class InflationOptions:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> InflationOptions:
         """The inverse of :meth:`to_dict`; an unknown key is a ``ConfigError`` that names the nearest known one."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"the inflation options must be keys and values, got {brief(values)}")
         check_keys(values, (f.name for f in dataclasses.fields(cls)), "the inflation options")
         return cls(**values)
 
@@ -165,7 +166,7 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         for name in ("base", "video", "out"):
-            object.__setattr__(self, name, str(getattr(self, name)))
+            object.__setattr__(self, name, check_text(name, getattr(self, name)))
         self._take_base_options()
         left = [name for name in BY_THE_BASE if getattr(self, name) is None]
         if left:  # a finished run's are all there, and its base need not be
@@ -173,41 +174,44 @@ class TuneConfig:
             recommended = read_recommended(self.base, **where)
             for name in left:
                 object.__setattr__(self, name, getattr(recommended, name))
-        if isinstance(self.inflation, Mapping):
+        if not isinstance(self.inflation, InflationOptions):
             object.__setattr__(self, "inflation", InflationOptions.from_dict(self.inflation))
-        if not self.prompt.strip():
-            raise PromptError("the clip's prompt is empty; describe what the clip shows, such as 'a man is skiing'")
-        for name in ("num_frames", "stride", "height", "width", "num_train_steps", "checkpointing_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.start < 0:
-            raise ConfigError(f"start must not be negative, got {self.start}")
-        if self.seed < 0:
-            raise ConfigError(f"seed must not be negative, got {self.seed}")
-        for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        check_prompt(self.prompt)
+        for name in WHOLE:
+            object.__setattr__(self, name, check_whole(name, getattr(self, name)))
+        for name, most in POSITIVE.items():
+            if not (number := check_finite(name, getattr(self, name))) > 0:
+                raise ConfigError(f"{name} must be positive, got {number}")
+            if number > most:
+                raise ConfigError(f"{name} must be at most {most:g}, got {number}")
         for name in ("adam_beta1", "adam_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.adam_weight_decay < 0:
-            raise ConfigError(f"adam_weight_decay must not be negative, got {self.adam_weight_decay}")
+            if not 0 <= (number := check_finite(name, getattr(self, name))) < 1:
+                raise ConfigError(f"{name} must be in [0, 1), got {number}")
+        if not 0 <= (decay := check_finite("adam_weight_decay", self.adam_weight_decay)) <= MAX_WEIGHT_DECAY:
+            expected = "must not be negative" if decay < 0 else f"must be at most {MAX_WEIGHT_DECAY:g}"
+            raise ConfigError(f"adam_weight_decay {expected}, got {decay}")
+        check_bool("gradient_checkpointing", self.gradient_checkpointing)
         if self.mixed_precision is not None:
             check_choice("mixed_precision", self.mixed_precision, MixedPrecision)
 
     def _take_base_options(self) -> None:
-        if self.tokenizer is not None:
-            object.__setattr__(self, "tokenizer", str(self.tokenizer))
+        for name in ("allow_pickle", "local_files_only"):
+            check_bool(name, getattr(self, name))
+        for name in ("tokenizer", "revision"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, check_text(name, value))
         if self.prediction_type is not None:
             check_choice("prediction_type", self.prediction_type, PredictionType)
         given: Any = self.loras
         if isinstance(given, (str, Path)):
             given = (given,)
         if not isinstance(given, (list, tuple)) or not all(isinstance(lora, (str, Path)) for lora in given):
-            raise ConfigError(f"loras must be a list of FILE or FILE:SCALE, got {given!r}")
-        for lora in given:
+            raise ConfigError(f"loras must be a list of FILE or FILE:SCALE, got {brief(given)}")
+        if len(given) > MAX_LORAS:
+            raise ConfigError(f"loras must be at most {MAX_LORAS} files, got {len(given)}")
+        object.__setattr__(self, "loras", tuple(check_text("loras", lora) for lora in given))
+        for lora in self.loras:
             LoraFile.parse(lora)
-        object.__setattr__(self, "loras", tuple(map(str, given)))
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain values, for records."""
@@ -222,29 +226,14 @@ class TuneConfig:
                 the wrong type or out of range.
         """
         specs = {f.name: f for f in dataclasses.fields(cls)}
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"the tuning configuration must be keys and values, got {brief(values)}")
         check_keys(values, specs, "the tuning configuration")
         required = [n for n, s in specs.items() if s.default is s.default_factory is dataclasses.MISSING]
         if missing := [name for name in required if name not in values]:
             raise ConfigError(f"the tuning configuration lacks {', '.join(missing)}")
-        return cls(**{name: _cast(name, specs[name], value) for name, value in values.items()})
+        return cls(**{name: cast_field(name, specs[name], value) for name, value in values.items()})
 
     def replace(self, **changes: Any) -> TuneConfig:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
-
-
-def _cast(name: str, spec: dataclasses.Field, value: Any) -> Any:
-    """YAML reads ``3e-5`` as a string; numbers are taken as what the field is, and nothing else is guessed."""
-    kind = str(spec.type)
-    if kind in ("int", "float") and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = None
-        if number is not None and (kind == "float" or number.is_integer()):
-            return number if kind == "float" else int(number)
-    elif (kind == "bool" and isinstance(value, bool)) or kind not in ("int", "float", "bool", "str"):
-        return value
-    elif kind == "str" and isinstance(value, (str, Path)):
-        return str(value)
-    raise ConfigError(f"{name} must be of type {kind}, got {value!r}")

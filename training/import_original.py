@@ -15,11 +15,14 @@ from tav_sdk.files import check_new, new_folder, sha256_of
 from tav_sdk.training.base.hub import is_hub_id, snapshot
 from tav_sdk.training.base.mismatches import listed
 from tav_sdk.training.base.model import PretrainedBase
+from tav_sdk.training.base.pickled import load_pickled
 from tav_sdk.training.base.reading import reading
 from tav_sdk.training.checkpoint import save_tuned_weights, versions, write_record
 from tav_sdk.training.config import InflationOptions, TuneConfig
 from tav_sdk.training.run_base import base_of_config
-from tav_sdk.training.run_folder import FORMAT_VERSION, TUNED, Run, load_run
+from tav_sdk.training.run_folder import TUNED, Run, load_run
+from tav_sdk.training.run_record import FORMAT_VERSION
+from tav_sdk.training.tensor_file import read_header
 from tav_sdk.training.unet.inflation import inflate, load_original_state, trainable_parameters
 from tav_sdk.video.clip import read_video
 from tav_sdk.video.frames import check_size
@@ -94,7 +97,7 @@ def import_original(
         # What it was tuned with is not known: the configuration's steps and rate are no more than defaults.
         "imported": {"name": path.name, "sha256": sha256_of(path), "of": "showlab/Tune-A-Video"},
     }
-    with new_folder(out, overwrite=overwrite) as new:
+    with new_folder(out, overwrite=overwrite, checked=True) as new:
         save_tuned_weights(unet, new / TUNED, {"format": "tav-sdk tuned weights"})
         write_record(new, record | {"tuned_sha256": sha256_of(new / TUNED)})
     return load_run(out)
@@ -129,12 +132,12 @@ def find_checkpoint(folder: str | Path, config: TuneConfig) -> Path:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    with reading(f"the checkpoint {path}", CheckpointError):
-        pickled = path.suffix == ".bin"
-        state = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"the checkpoint {path} holds something else than tensors by name; export it again")
-    return dict(state)
+    what = f"the checkpoint {path}"
+    if path.suffix == ".bin":
+        return load_pickled(path, what, CheckpointError)
+    read_header(path, error=CheckpointError, advice="download or export it again", what=what)
+    with reading(what, CheckpointError):
+        return load_file(path)
 
 
 def _check_frozen(path: Path, before: Mapping[str, Tensor], state: Mapping[str, Tensor], base: PretrainedBase) -> None:

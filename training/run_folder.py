@@ -5,12 +5,14 @@ tuned.safetensors           the tuned weights, float32, sorted by name
 snapshots/step-000100.safetensors ... likewise, of earlier steps
 log.jsonl                   step and loss, one line per step
 
+Until it is finished, a run lies in a hidden folder, see :mod:`.partial_run`.
+
 In runs of format 1 the tuned weights are called ``delta.safetensors``, and their hash ``delta_sha256``.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,14 @@ from typing import Any
 from tav_sdk.errors import CheckpointError
 from tav_sdk.files import sha256_of
 from tav_sdk.training.config import InflationOptions, TuneConfig
+from tav_sdk.training.run_record import read_record
 
 RECORD, TUNED, SNAPSHOTS, LOG = "run.json", "tuned.safetensors", "snapshots", "log.jsonl"
 STARTED = "started.json"
 """What an unfinished run was started with."""
-FORMAT_VERSION = 2
-NAMES_OF_FORMAT_1 = ("delta.safetensors", "delta_sha256")
-"""The file of the tuned weights, and the record's key of its hash."""
+TUNED_OF_FORMAT_1 = "delta.safetensors"
+
+_STEP = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Run:
     def steps(self) -> tuple[int, ...]:
         """The steps whose tuned weights are there, rising: those of the snapshots, and the last."""
         names = [path.stem.removeprefix("step-") for path in (self.folder / SNAPSHOTS).glob("step-*.safetensors")]
-        return tuple(sorted({int(name) for name in names if name.isdigit()} | {self.config.num_train_steps}))
+        return tuple(sorted({int(name) for name in names if _STEP.fullmatch(name)} | {self.config.num_train_steps}))
 
     def at(self, step: int) -> Run:
         """The run as it was after ``step`` steps, to export that if later ones are over-tuned.
@@ -101,18 +104,8 @@ def load_run(folder: str | Path) -> Run:
             raise CheckpointError(f"{folder} is a bundle already; expected a run, as tav tune writes it")
         hint = f"; it was started but not finished: tune again with resume ({started})" if started.exists() else ""
         raise CheckpointError(f"there is no finished run in {folder} (no {RECORD}){hint}")
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        version = record["format_version"]
-        if version == 1:
-            record["tuned_sha256"] = record.pop(NAMES_OF_FORMAT_1[1])
-        expected = record["tuned_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / RECORD} is damaged: {error}; tune again") from error
-    if version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder} has run format {version}, this version reads up to {FORMAT_VERSION}; update tav-sdk"
-        )
+    record = read_record(folder / RECORD)
+    expected = record["tuned_sha256"]
     run = Run(folder, record)
     if not run.tuned_path.is_file():
         raise CheckpointError(f"{folder} lacks {run.tuned_path.name}, the tuned weights; tune again")
@@ -123,8 +116,17 @@ def load_run(folder: str | Path) -> Run:
     return run
 
 
+def read_started(path: Path) -> dict[str, Any]:
+    """What an unfinished run was started with: a record without the weights' hash.
+
+    Raises:
+        CheckpointError: it cannot be read, or is none.
+    """
+    return read_record(path, finished=False)
+
+
 def _tuned_file(version: int) -> str:
-    return NAMES_OF_FORMAT_1[0] if version == 1 else TUNED
+    return TUNED_OF_FORMAT_1 if version == 1 else TUNED
 
 
 def partial_folder(out: str | Path) -> Path:

@@ -5,20 +5,35 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from pydantic import BaseModel, Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tav_sdk.diffusion.schedule import DDIMSchedule
-from tav_sdk.errors import ConfigError, NonFiniteLossError
+from tav_sdk.errors import CheckpointError, ConfigError, NonFiniteLossError
+from tav_sdk.reading import parse_json, validated
+from tav_sdk.training.base.reading import reading
 from tav_sdk.training.checkpoint import copy_strictly, save_tensors
 from tav_sdk.training.config import MixedPrecision, TuneConfig
 from tav_sdk.training.encode import ClipLatents
+from tav_sdk.training.tensor_file import read_header
 from tav_sdk.training.unet.inflation import freeze_all_but_tuned
 from tav_sdk.training.unet.video_unet import VideoUNet
+from tav_sdk.words import brief
+
+OPTIMIZER_STATE = ("param", "step", "exp_avg", "exp_avg_sq")
+"""What is kept of a tuned weight: itself, and AdamW's."""
+
+
+class _Progress(BaseModel):
+    """Texts in the file's header."""
+
+    steps_done: Annotated[str, Field(pattern="^[0-9]{1,9}$")]
+    scaler: Annotated[str, Field(max_length=10_000)]
 
 
 class Tuner:
@@ -31,6 +46,10 @@ class Tuner:
         schedule: the base's schedule.
         config: see :class:`TuneConfig`.
         device: where to compute.
+
+    Attributes:
+        steps_done: how many updates were made.
+        is_between_steps: whether the weights are those after ``steps_done`` updates.
     """
 
     def __init__(
@@ -60,6 +79,7 @@ class Tuner:
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
         self.steps_done = 0
+        self.is_between_steps = True
 
     def step(self) -> dict[str, float]:
         """One update at a random timestep; returns ``loss``, ``grad_norm`` and ``timestep``.
@@ -81,10 +101,12 @@ class Tuner:
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.tuned.values(), self.config.max_grad_norm)
+        self.is_between_steps = False  # an interrupt from here on leaves weights of neither step
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps_done += 1
+        self.is_between_steps = True
         return {"loss": value, "grad_norm": norm.item(), "timestep": int(timestep)}
 
     def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,11 +141,22 @@ class Tuner:
         """Continue from what :meth:`save` wrote.
 
         Raises:
-            CheckpointError: the file is of another model.
+            CheckpointError: the file is damaged, or of another model.
         """
-        tensors = load_file(path)
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+        advice = "start anew with overwrite"
+        header = read_header(path, error=CheckpointError, advice=advice)
+        told = validated(_Progress, header.metadata, what=str(path), error=CheckpointError, advice=advice)
+        scaler = parse_json(told.scaler, what=f"the scaler in {path}", error=CheckpointError, advice=advice)
+        shapes = {name: tuple(parameter.shape) for name, parameter in self.tuned.items()}
+        for key, shape in header.shapes.items():
+            kind, _, name = key.partition(".")
+            if kind not in OPTIMIZER_STATE or name not in shapes or shape != (() if kind == "step" else shapes[name]):
+                raise CheckpointError(
+                    f"{path} does not fit the model: {brief(key)} has the shape {brief(shape)}; {advice}"
+                )
+        with reading(str(path), CheckpointError):
+            tensors = load_file(path)
+            self.scaler.load_state_dict(scaler)
         parts: dict[str, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             kind, _, name = key.partition(".")
@@ -134,8 +167,7 @@ class Tuner:
             self.optimizer.state[parameter] = {
                 kind: value if kind == "step" else value.to(self.device) for kind, value in state.items()
             }
-        self.scaler.load_state_dict(json.loads(metadata["scaler"]))
-        self.steps_done = int(metadata["steps_done"])
+        self.steps_done = int(told.steps_done)
 
 
 def default_mixed_precision(device: str) -> MixedPrecision:

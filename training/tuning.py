@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
+import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tav_sdk.diffusion.schedule import DDIMSchedule
-from tav_sdk.errors import CheckpointError, ConfigError, InputError, NonFiniteLossError, OutputError
-from tav_sdk.files import check_new, put_in_place, sha256_of
+from tav_sdk.errors import ConfigError, InputError, NonFiniteLossError
+from tav_sdk.files import check_new, sha256_of, write_text
 from tav_sdk.progress import Callback, StepProgress, report
 from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.checkpoint import save_tuned_weights, versions, write_record
 from tav_sdk.training.config import TuneConfig
 from tav_sdk.training.encode import prepare
-from tav_sdk.training.run_base import base_of_config
-from tav_sdk.training.run_folder import (
-    FORMAT_VERSION,
-    LOG,
-    RECORD,
-    SNAPSHOTS,
-    STARTED,
-    TUNED,
-    Run,
-    load_run,
-    partial_folder,
-    snapshot_name,
+from tav_sdk.training.partial_run import (
+    MAY_CHANGE,
+    RESUME,
+    check_partial,
+    complete_record,
+    finish,
+    partial_run,
+    remove_leftover,
 )
+from tav_sdk.training.run_base import base_of_config
+from tav_sdk.training.run_folder import LOG, RECORD, SNAPSHOTS, TUNED, Run, load_run, snapshot_name
+from tav_sdk.training.run_record import FORMAT_VERSION
 from tav_sdk.training.tune_step import Tuner
 from tav_sdk.training.unet.inflation import inflate
 from tav_sdk.video.clip import Video, read_video
 from tav_sdk.video.frames import check_size
 
-RESUME = "resume.safetensors"
-MAY_CHANGE = {
-    *("num_train_steps", "checkpointing_steps", "out", "base", "video"),
-    *("loras", "tokenizer", "revision", "local_files_only"),
-}
-"""Settings that a resumed run may change; base, LoRAs and clip are compared by their hashes."""
+DECIDED_LAST = ("tuned_sha256", "seconds", "device")
+"""What a record gets when tuning is done."""
 
 
 def tune(
@@ -72,15 +65,17 @@ def tune(
         BaseModelError: the base is incomplete or cannot be inflated.
         ConfigError: an unfinished run of another configuration is there.
         NonFiniteLossError: the loss became NaN or infinite.
-        OutputError: ``config.out`` is not empty, or cannot be written.
+        OutputError: ``config.out`` is not empty, or cannot be written; an unfinished run is there and neither
+            ``resume`` nor ``overwrite`` is set, or it is not this user's own, or another command tunes it.
         CancelledError: the callback returned ``False``.
     """
     out = Path(config.out)
-    if resume and (out / RECORD).is_file():
-        return _finished(config, load_run(out))
+    if resume and os.path.isfile(out / RECORD):
+        run = _finished(config, load_run(out))
+        remove_leftover(out)
+        return run
     check_new(out, overwrite=overwrite)
-    if (partial_folder(out) / RESUME).is_file() and not (resume or overwrite):
-        raise OutputError(f"an unfinished run of {out} is there; continue it with resume, or start anew with overwrite")
+    check_partial(out, may_use=resume or overwrite)
     device = find_device(device)
     base = base_of_config(config)
     check_size(config.height, config.width, base.size_multiple)
@@ -97,34 +92,43 @@ def tune(
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     record = _record(config, base, clip, schedule)
-    with _partial(out, record, resume=resume) as folder:
-        tuner = Tuner(model, latents, states, schedule, config, device)
-        if (folder / RESUME).is_file():
-            tuner.load(folder / RESUME)
-        seconds = _run(tuner, config, folder, callback)
-        save_tuned_weights(model, folder / TUNED, {"format": "tav-sdk tuned weights"})
-        record |= {"tuned_sha256": sha256_of(folder / TUNED), "seconds": round(seconds, 1), "device": str(device)}
+    with partial_run(out, record, resume=resume) as folder:
+        if done := complete_record(folder, config.num_train_steps):
+            record |= {key: done[key] for key in DECIDED_LAST if key in done}
+        else:
+            (folder / RECORD).unlink(missing_ok=True)
+            tuner = Tuner(model, latents, states, schedule, config, device)
+            if (folder / RESUME).is_file():
+                tuner.load(folder / RESUME)
+            if tuner.steps_done > config.num_train_steps:
+                raise InputError(
+                    f"must be at least {tuner.steps_done}, the steps that the unfinished run has done, got "
+                    f"{config.num_train_steps}; start anew with overwrite",
+                    field="num_train_steps",
+                )
+            seconds = _run(tuner, config, folder, callback)
+            save_tuned_weights(model, folder / TUNED, {"format": "tav-sdk tuned weights"})
+            record |= {"tuned_sha256": sha256_of(folder / TUNED), "seconds": round(seconds, 1), "device": str(device)}
         write_record(folder, record)
-        for name in (RESUME, STARTED):
-            (folder / name).unlink(missing_ok=True)
-        put_in_place(folder, out)
+        finish(folder, out, overwrite=overwrite)
     return load_run(out)
 
 
 def _run(tuner: Tuner, config: TuneConfig, folder: Path, callback: Callback | None) -> float:
     """All steps that are left; whatever stops them, the state for ``resume`` is written."""
-    total, began, saved = config.num_train_steps, time.perf_counter(), tuner.steps_done
-    _truncate_log(folder / LOG, tuner.steps_done)
+    total, began = config.num_train_steps, time.perf_counter()
+    _as_after(tuner, config, folder)
+    saved = logged = tuner.steps_done
     try:
         with open(folder / LOG, "a", encoding="utf-8") as log:
             while tuner.steps_done < total:
                 metrics = tuner.step()
                 log.write(json.dumps({"step": tuner.steps_done, **metrics}) + "\n")
-                if tuner.steps_done % config.checkpointing_steps == 0 and tuner.steps_done < total:
+                logged = tuner.steps_done
+                if _is_due(tuner, config):
                     log.flush()
-                    tuner.save(folder / RESUME)
+                    _save(tuner, config, folder)
                     saved = tuner.steps_done
-                    save_tuned_weights(tuner.model, folder / SNAPSHOTS / snapshot_name(saved))
                 report(
                     callback,
                     StepProgress(
@@ -137,49 +141,40 @@ def _run(tuner: Tuner, config: TuneConfig, folder: Path, callback: Callback | No
                     ),
                 )
     except BaseException as error:
-        # A non-finite loss would come again: continue from the last good snapshot, not from here.
-        if not isinstance(error, (NonFiniteLossError, OSError)) and tuner.steps_done > saved:
-            tuner.save(folder / RESUME)
+        # A non-finite loss would come again: continue from the last good snapshot, not from here. Nor from between two
+        # steps, where an interrupt may fall into the update.
+        whole = tuner.is_between_steps and saved < tuner.steps_done == logged
+        if whole and not isinstance(error, (NonFiniteLossError, OSError)):
+            _save(tuner, config, folder)
         raise
     return time.perf_counter() - began
 
 
-@contextlib.contextmanager
-def _partial(out: Path, record: dict[str, Any], *, resume: bool) -> Iterator[Path]:
-    """The hidden folder of an unfinished run; removed after a failure that leaves nothing to resume from."""
-    folder = partial_folder(out)
-    if folder.exists() and not resume:
-        shutil.rmtree(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _check_same_run(folder, record)
-        yield folder
-    except OSError as error:
-        raise OutputError(f"cannot write the run {out}: {error.strerror or error}") from error
-    finally:
-        if folder.exists() and not (folder / RESUME).is_file():
-            shutil.rmtree(folder, ignore_errors=True)
+def _is_due(tuner: Tuner, config: TuneConfig) -> bool:
+    """Whether a snapshot is taken after the steps that are done."""
+    return tuner.steps_done % config.checkpointing_steps == 0 and 0 < tuner.steps_done < config.num_train_steps
 
 
-def _check_same_run(folder: Path, record: dict[str, Any]) -> None:
-    started = folder / STARTED
-    if started.is_file():
-        try:
-            before = json.loads(started.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{started} is damaged: {error}; start anew with overwrite") from error
-        old, new = _identity(before), _identity(record)
-        if changed := sorted(key for key in new if new[key] != old.get(key)):
-            what = ", ".join(f"{key} (was {old.get(key)!r}, is {new[key]!r})" for key in changed)
-            raise ConfigError(
-                f"the unfinished run cannot be resumed with other settings: {what}; start anew with overwrite"
-            )
-    started.write_text(json.dumps(record), encoding="utf-8")
+def _save(tuner: Tuner, config: TuneConfig, folder: Path) -> None:
+    """Write the state for ``resume``; before it the snapshot, which a kill between the two would lose otherwise."""
+    if _is_due(tuner, config):
+        save_tuned_weights(tuner.model, folder / SNAPSHOTS / snapshot_name(tuner.steps_done))
+    tuner.save(folder / RESUME)
 
 
-def _identity(record: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in record["config"].items() if key not in MAY_CHANGE}
-    return kept | {"base hash": record["base"]["sha256"], "clip hash": record["clip"]["sha256"]}
+def _as_after(tuner: Tuner, config: TuneConfig, folder: Path) -> None:
+    """Make log and snapshots of an unfinished run those of the steps that its state has done."""
+    done = tuner.steps_done
+    log = folder / LOG
+    if log.is_file():
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        write_text(log, "".join(lines[:done]))
+    due = snapshot_name(done)
+    for path in (folder / SNAPSHOTS).glob("step-*.safetensors"):
+        if path.name > due:
+            path.unlink()
+    if _is_due(tuner, config) and not (folder / SNAPSHOTS / due).is_file():  # there were fewer steps to do
+        save_tuned_weights(tuner.model, folder / SNAPSHOTS / due)
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
@@ -230,9 +225,3 @@ def _record(config: TuneConfig, base: PretrainedBase, clip: Video, schedule: DDI
         "schedule": schedule.to_config(),
         "versions": versions(),
     }
-
-
-def _truncate_log(path: Path, steps: int) -> None:
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(lines[:steps]), encoding="utf-8")

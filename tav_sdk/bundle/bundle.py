@@ -5,7 +5,7 @@ Nothing in a bundle is executed or unpickled. Every path in it is relative and s
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,33 +13,43 @@ from typing import Any
 import numpy as np
 
 from tav_sdk.bundle.graph_folder import GraphFolder
-from tav_sdk.bundle.layout import GRAPHS, SCHEDULER, TUNED_FILE, UNET, UNTUNED_FILE
+from tav_sdk.bundle.graph_shapes import check_shapes
+from tav_sdk.bundle.layout import GRAPHS, SCHEDULER, TOKENIZER, TOKENIZER_FILES, TUNED_FILE, UNET, UNTUNED_FILE
 from tav_sdk.bundle.manifest import GraphEntry, Manifest, StoredTensor, read_manifest
 from tav_sdk.bundle.tuned_weights import is_in_base, scale_tuned_weights
 from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.engines.base import TensorSpec, Weights
 from tav_sdk.errors import BundleError
+from tav_sdk.paths import given_path
+from tav_sdk.reading import read_json
+
+MAX_SCHEDULER_BYTES = 1 << 20
+"""Of ``scheduler_config.json``; explicit variances are a thousand numbers."""
 
 
 class Bundle(GraphFolder):
-    """A bundle folder whose manifest has been read and checked.
+    """A bundle folder whose manifest and graphs have been read and checked.
 
     Args:
         folder: the bundle.
-        verify: compare every file's size and hash with the manifest.
+        verify: compare every file's hash with the manifest. Without, a file that was changed is not found out; that
+            files are listed, are inside, have their sizes, and that graphs may be opened, is checked all the same.
 
     Raises:
         BundleVersionError: the bundle's format is newer than this version reads.
-        BundleError: there is no bundle, it is damaged, or a path in it leaves the folder.
+        BundleError: there is no bundle, it is damaged, a path in it leaves the folder, or a graph may not be opened.
     """
 
     def __init__(self, folder: str | Path, *, verify: bool = True) -> None:
-        folder = Path(folder)
+        folder = given_path("bundle", folder)
         self.manifest = read_manifest(folder)
-        super().__init__("bundle", folder, self.manifest.files, self.manifest.graphs, verify=verify)
         for name in GRAPHS:
             if name not in self.manifest.graphs:
-                raise BundleError(f"the bundle {self.folder} has no {name} graph; export it again")
+                raise BundleError(f"the bundle {folder} has no {name} graph; export it again")
+        super().__init__("bundle", folder, self.manifest.files, self.manifest.graphs, verify=verify)
+        check_shapes(self.manifest, f"the bundle {folder}")
+        for relative in (SCHEDULER, *(f"{TOKENIZER}/{name}" for name in TOKENIZER_FILES)):
+            self.path(relative)  # they are read later, and have to be listed as well
 
     @property
     def residuals(self) -> tuple[TensorSpec, ...]:
@@ -82,12 +92,18 @@ class Bundle(GraphFolder):
     def _stored(self, entry: GraphEntry, file: str, stored: tuple[StoredTensor, ...]) -> Weights:
         """Tensors in a file beside a graph, where they are on disk."""
         relative = (PurePosixPath(entry.file).parent / file).as_posix()
-        data = np.memmap(self.path(relative), dtype=np.uint8, mode="r")
+        path = self.path(relative)
+        try:
+            data = np.memmap(path, dtype=np.uint8, mode="r")
+        except (OSError, ValueError) as error:  # ValueError: it is empty
+            raise BundleError(
+                f"{relative} in the bundle {self.folder} cannot be read: {error}; export it again"
+            ) from error
         tensors = {}
         for tensor in stored:
             dtype = np.dtype("uint16" if tensor.dtype == "bfloat16" else tensor.dtype)
             stop = tensor.offset + tensor.length
-            if stop > data.size or tensor.length != dtype.itemsize * int(np.prod(tensor.shape)):
+            if stop > data.size or tensor.length != dtype.itemsize * math.prod(tensor.shape):
                 raise BundleError(
                     f"{relative} in the bundle {self.folder} does not hold {tensor.name}; export it again"
                 )
@@ -96,8 +112,17 @@ class Bundle(GraphFolder):
 
     @property
     def schedule(self) -> DDIMSchedule:
-        """The base's noise schedule."""
-        return DDIMSchedule.from_config(json.loads(self.path(SCHEDULER).read_text(encoding="utf-8")))
+        """The base's noise schedule.
+
+        Raises:
+            BundleError: its file cannot be read.
+            ConfigError: it describes no schedule that there is.
+        """
+        path, advice = self.path(SCHEDULER), "export the bundle again"
+        config = read_json(path, max_bytes=MAX_SCHEDULER_BYTES, error=BundleError, advice=advice)
+        if not isinstance(config, dict):
+            raise BundleError(f"{path} must hold keys and values, got {type(config).__name__}; {advice}")
+        return DDIMSchedule.from_config(config)
 
 
 def check_same_base(mine: Bundle, other: Bundle) -> None:

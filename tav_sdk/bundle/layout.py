@@ -8,6 +8,7 @@ MANIFEST = "manifest.json"
 
 
 TOKENIZER = "tokenizer"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 SCHEDULER = "scheduler/scheduler_config.json"
 
 

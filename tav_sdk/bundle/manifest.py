@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tav_sdk.bundle.layout import DOWN_RESIDUAL, FORMAT_VERSION, MANIFEST, MID_RESIDUAL, UNET
 from tav_sdk.bundle.precision import Precision
 from tav_sdk.engines.base import TensorSpec
 from tav_sdk.errors import BundleError, BundleVersionError
 from tav_sdk.files import write_text
+from tav_sdk.reading import read_json, validated
 
 InvertWith = Literal["empty", "caption"]
 """The prompt of an inversion: none, or the clip's caption."""
+
+MAX_MANIFEST_BYTES = 32 << 20
+MAX_PIXELS = 1 << 31
+"""Of all frames of a clip."""
+_MANY = 20_000
+Name = Annotated[str, Field(max_length=1000)]
+"""A name of anything: a path, a tensor, an axis."""
+Dtype = Literal[
+    "float16", "float32", "float64", "bfloat16", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16",
+    "uint32", "uint64",
+]  # fmt: skip
+"""What a tensor may consist of, by numpy's name; numpy has no ``bfloat16``."""
+Length = Annotated[int, Field(ge=0, le=1 << 40)]
+"""Of an axis, or bytes."""
 
 
 class Strict(BaseModel):
@@ -27,16 +42,21 @@ class Strict(BaseModel):
 class FileEntry(Strict):
     """Size in bytes and SHA-256 of a file."""
 
-    size: int
-    sha256: str
+    size: Length
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class TensorEntry(Strict):
     """A graph's input or output; see :class:`~tav_sdk.engines.base.TensorSpec`."""
 
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
+    name: Name
+    dtype: Dtype
+    shape: tuple[Length | Name, ...] = Field(max_length=16)
+
+    @classmethod
+    def of(cls, spec: TensorSpec) -> TensorEntry:
+        """The entry of what an engine takes or gives."""
+        return cls.model_validate({"name": spec.name, "dtype": spec.dtype, "shape": spec.shape})
 
     @property
     def spec(self) -> TensorSpec:
@@ -47,11 +67,11 @@ class TensorEntry(Strict):
 class StoredTensor(Strict):
     """A tensor's name, dtype and shape, and where its bytes lie in a file."""
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    length: int
+    name: Name
+    dtype: Dtype
+    shape: tuple[Length, ...] = Field(max_length=16)
+    offset: Length
+    length: Length
 
     @property
     def spec(self) -> TensorSpec:
@@ -75,23 +95,25 @@ class GraphEntry(Strict):
         untuned: where the base's values of them lie in :data:`UNTUNED_FILE`; none in bundles of older versions.
     """
 
-    file: str
-    opset: int
-    inputs: tuple[TensorEntry, ...]
-    outputs: tuple[TensorEntry, ...]
+    file: Name
+    opset: int = Field(ge=0, le=1000)
+    inputs: tuple[TensorEntry, ...] = Field(max_length=_MANY)
+    outputs: tuple[TensorEntry, ...] = Field(max_length=_MANY)
     parity_max_abs: float | None
     precision: Precision = "fp32"
-    kept: tuple[str, ...] = ()
-    axes: dict[str, tuple[int, ...]] = {}
-    tuned: tuple[StoredTensor, ...] = ()
-    untuned: tuple[StoredTensor, ...] = ()
+    kept: tuple[Name, ...] = Field(default=(), max_length=_MANY)
+    axes: dict[Name, Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 20)], ...], Field(max_length=1000)]] = Field(
+        default={}, max_length=100
+    )
+    tuned: tuple[StoredTensor, ...] = Field(default=(), max_length=_MANY)
+    untuned: tuple[StoredTensor, ...] = Field(default=(), max_length=_MANY)
 
 
 class BaseEntry(Strict):
     """The base that a bundle was made from: its name, and SHA-256 of what it computes with."""
 
-    name: str
-    sha256: str
+    name: Name
+    sha256: Name
 
 
 class ClipEntry(Strict):
@@ -104,8 +126,8 @@ class ClipEntry(Strict):
     """
 
     fps: float = Field(ge=0.01, le=1000)
-    start: int = Field(ge=0)
-    stride: int = Field(ge=1)
+    start: int = Field(ge=0, le=1 << 40)
+    stride: int = Field(ge=1, le=1 << 40)
 
 
 class Manifest(Strict):
@@ -135,24 +157,30 @@ class Manifest(Strict):
 
     format_version: Literal[1, 2, 3]
     precision: Precision
-    prompt: str
-    num_frames: int
-    height: int
-    width: int
-    latent_channels: int
-    vae_scale_factor: int
-    scaling_factor: float
-    inflation: dict[str, Any]
-    num_inference_steps: int = 50
-    guidance_scale: float = 12.5
+    prompt: str = Field(max_length=100_000)
+    num_frames: int = Field(ge=1, le=1 << 16)
+    height: int = Field(ge=1, le=1 << 14)
+    width: int = Field(ge=1, le=1 << 14)
+    latent_channels: int = Field(ge=1, le=1024)
+    vae_scale_factor: int = Field(ge=1, le=256)
+    scaling_factor: float = Field(gt=0, le=1e6, allow_inf_nan=False)
+    inflation: dict[Name, Any] = Field(max_length=100)
+    num_inference_steps: int = Field(default=50, ge=1, le=1000)
+    guidance_scale: float = Field(default=12.5, ge=0, le=1e6, allow_inf_nan=False)
     invert_with: InvertWith = "empty"
-    graphs: dict[str, GraphEntry]
-    quality: dict[str, float] | None = None
-    files: dict[str, FileEntry]
+    graphs: dict[Name, GraphEntry] = Field(max_length=20)
+    quality: dict[Name, float] | None = Field(default=None, max_length=1000)
+    files: dict[Name, FileEntry] = Field(max_length=_MANY)
     base: BaseEntry
     clip: ClipEntry
-    tuned_sha256: str
-    provenance: dict[str, Any]
+    tuned_sha256: Name
+    provenance: dict[Name, Any] = Field(max_length=1000)
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Manifest:
+        if self.num_frames * self.height * self.width > MAX_PIXELS:
+            raise ValueError(f"num_frames * height * width is more than {MAX_PIXELS}")
+        return self
 
     @property
     def residuals(self) -> tuple[TensorSpec, ...]:
@@ -178,31 +206,28 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
+    """Read and check ``manifest.json``.
+
+    Raises:
+        BundleVersionError: its format is newer than this version reads.
+        BundleError: there is none, or it is not valid; says what.
+    """
     path = folder / MANIFEST
-    if (folder / "run.json").is_file() and not path.is_file():
+    if not os.path.isfile(path) and os.path.isfile(folder / "run.json"):
         raise BundleError(f"{folder} is a run, not a bundle; export it first: tav export {folder} --out BUNDLE")
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, it takes any name
         raise BundleError(
             f"there is no bundle in {folder} (no {MANIFEST}); make one with: tav export RUN --out {folder}"
         )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read: {error}; export the bundle again") from error
+    advice = "export the bundle again"
+    values = read_json(path, max_bytes=MAX_MANIFEST_BYTES, error=BundleError, advice=advice)
     version = values.get("format_version") if isinstance(values, dict) else None
     if isinstance(version, (int, float)) and version > FORMAT_VERSION:
         raise BundleVersionError(
             f"the bundle {folder} has format {version}, this version reads up to {FORMAT_VERSION}; "
             "update with: pip install --upgrade tav-sdk"
         )
-    try:
-        return Manifest.model_validate(_typed(values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BundleError(
-            f"{path} is not a valid manifest: {where}: {first['msg']}; export the bundle again"
-        ) from error
+    return validated(Manifest, _typed(values), what=f"the manifest {path}", error=BundleError, advice=advice)
 
 
 def _typed(values: Any) -> Any:

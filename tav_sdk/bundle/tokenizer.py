@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tav_sdk.bundle.layout import TOKENIZER_FILES
+from tav_sdk.bundle.tokenizer_file import MAX_TOKENIZER_BYTES, Config, read_definition
 from tav_sdk.errors import BundleError, PromptError
+from tav_sdk.reading import read_json, read_text, validated
 
 
 class PromptTruncatedWarning(UserWarning):
@@ -23,6 +26,9 @@ class Tokenizer:
         definition: the text of a ``tokenizer.json``.
         model_max_length: tokens a prompt is padded to and truncated at, 77 for CLIP.
         pad_token: the token to pad with, ``<|endoftext|>`` for SD 1.x and ``!`` for SD 2.x.
+
+    Raises:
+        BundleError: the definition is not that of a CLIP tokenizer, or has no such token.
     """
 
     def __init__(self, definition: str, *, model_max_length: int = 77, pad_token: str = "<|endoftext|>") -> None:
@@ -32,7 +38,9 @@ class Tokenizer:
         self.model_max_length = model_max_length
         self.pad_token = pad_token
         try:
-            self._backend = Backend.from_str(definition)
+            self._backend = Backend.from_str(read_definition(definition))
+        except BundleError:
+            raise
         except Exception as error:  # tokenizers raises Exception itself
             raise BundleError(f"the tokenizer's definition cannot be read: {error}; export the bundle again") from error
         self._backend.no_padding()
@@ -47,15 +55,14 @@ class Tokenizer:
         """Read ``tokenizer.json`` and ``tokenizer_config.json``.
 
         Raises:
-            BundleError: a file is missing or unreadable.
+            BundleError: a file is missing or unreadable, or it is no CLIP tokenizer.
         """
-        folder = Path(folder)
-        try:
-            config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-            definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
-            return cls(definition, model_max_length=config["model_max_length"], pad_token=config["pad_token"])
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise BundleError(f"the tokenizer in {folder} cannot be read: {error}; export the bundle again") from error
+        definition, config = (Path(folder, name) for name in TOKENIZER_FILES)
+        advice = "export the bundle again"
+        values = read_json(config, max_bytes=1 << 20, error=BundleError, advice=advice)
+        told = validated(Config, values, what=str(config), error=BundleError, advice=advice)
+        text = read_text(definition, max_bytes=MAX_TOKENIZER_BYTES, error=BundleError, advice=advice)
+        return cls(text, model_max_length=told.model_max_length, pad_token=told.pad_token)
 
     def save(self, folder: str | Path) -> None:
         """Write the two files that :meth:`from_folder` reads into an existing folder."""
@@ -64,8 +71,9 @@ class Tokenizer:
             "model_max_length": self.model_max_length,
             "pad_token": self.pad_token,
         }
-        Path(folder, "tokenizer.json").write_text(self.definition, encoding="utf-8")
-        Path(folder, "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        definition, told = (Path(folder, name) for name in TOKENIZER_FILES)
+        definition.write_text(self.definition, encoding="utf-8")
+        told.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def __call__(self, prompts: str | Sequence[str]) -> np.ndarray:
         """Token ids of one or several prompts, ``(b, model_max_length) int64``, start and end token included.

@@ -14,6 +14,7 @@ import numpy as np
 
 from tav_sdk.engines.base import Weights
 from tav_sdk.errors import InputError
+from tav_sdk.words import brief
 
 MAX_ADAPTER_SCALE = 2.0
 _TEMPORAL, _OUTPUT = ".attn_temp.", ".attn_temp.to_out."
@@ -28,7 +29,7 @@ def check_adapter_scale(scale: float) -> float:
     is_number = isinstance(scale, int | float | np.integer | np.floating) and not isinstance(scale, bool)
     if not (is_number and 0 <= scale <= MAX_ADAPTER_SCALE):
         raise InputError(
-            f"must be from 0 (the base) to {MAX_ADAPTER_SCALE:g}, got {scale}; 1 is as it was tuned",
+            f"must be from 0 (the base) to {MAX_ADAPTER_SCALE:g}, got {brief(scale)}; 1 is as it was tuned",
             field="adapter_scale",
         )
     return float(scale)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tav_sdk.errors import ConfigError, InputError
+from tav_sdk.paths import given_path
+from tav_sdk.words import brief
 
 ROOT_VARIABLE = "TAV_CACHE"
 """Environment variable: the folder of all caches."""
@@ -18,13 +20,25 @@ LIMITS: Mapping[str, int] = {
     "unfinished": 5 * 10**9,
 }
 """Every kind of cache, and how many bytes it may take unless ``TAV_CACHE_SIZE_<KIND>`` says otherwise."""
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+MAX_SIZE = 2**63 - 1
+"""Largest size in bytes that can be set."""
+_SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,19})?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
 def cache_root() -> Path:
-    """The folder of all caches: ``$TAV_CACHE``, or ``tav-sdk`` in the user's cache folder (``$XDG_CACHE_HOME``)."""
+    """The folder of all caches: ``$TAV_CACHE``, or ``tav-sdk`` in the user's cache folder (``$XDG_CACHE_HOME``).
+
+    Raises:
+        ConfigError: ``$TAV_CACHE`` is no path that can be used.
+    """
     if named := os.environ.get(ROOT_VARIABLE):
-        return Path(named).expanduser().absolute()
+        path = os.path.expanduser(named)
+        if path.startswith("~"):
+            raise ConfigError(f"{ROOT_VARIABLE} is {brief(named)}, and there is no such user; name another folder")
+        try:
+            return given_path(ROOT_VARIABLE, path).absolute()
+        except InputError as error:
+            raise ConfigError(f"{error}; let {ROOT_VARIABLE} name a folder, or leave it out") from error
     from platformdirs import user_cache_path
 
     return user_cache_path("tav-sdk", appauthor=False)
@@ -51,12 +65,14 @@ def parse_size(text: str, what: str) -> int:
     """Bytes of a size such as ``20GB`` (10^9 bytes), ``512 MiB`` (2^20 bytes), or a number of bytes.
 
     Raises:
-        ConfigError: it is no size; the message begins with ``what``, the setting's name.
+        ConfigError: it is no size, or none below 2^63 bytes; the message begins with ``what``, the setting's name.
     """
     match = _SIZE.fullmatch(text.strip())
-    if match is None or (match[3] and not match[2]):
-        raise ConfigError(f"{what}: expected a size such as 20GB, 512MB or 0, got {text!r}")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2].lower() or " "))
+    if match is not None and (match[2] or not match[3]):
+        size = int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2].lower() or " "))
+        if size <= MAX_SIZE:
+            return size
+    raise ConfigError(f"{what}: expected a size such as 20GB, 512MB or 0, got {brief(text)}")
 
 
 def size_variable(kind: str) -> str:

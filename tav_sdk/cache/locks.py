@@ -7,7 +7,6 @@ and has not released is known to that process alone.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import threading
@@ -16,10 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tav_sdk.cache.entry import delete_entry, entry_size, set_aside
+from tav_sdk.words import logger
 
 _OWN = re.compile(r"\.([0-9a-f]{64})[.-](.+)")  # a lock, or a temporary folder of new_folder or set_aside
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _uses: Counter[Path] = Counter()  # entries that this process was given and has not released
 _uses_guard = threading.Lock()

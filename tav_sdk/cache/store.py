@@ -19,7 +19,6 @@ noted hash.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -42,9 +41,10 @@ from tav_sdk.cache.record import DamagedEntryError, entry_problem, write_record
 from tav_sdk.cache.trust import folder_distrust
 from tav_sdk.errors import InputError, OutputError
 from tav_sdk.files import new_folder
+from tav_sdk.words import logger
 
 _KEY = re.compile(r"[0-9a-f]{64}")
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 class Cache:
@@ -243,7 +243,7 @@ class Cache:
     def _make(self, path: Path, make: Callable[[Path], None], facts: Mapping[str, Any]) -> None:
         """Make an entry whose lock is held."""
         try:
-            with new_folder(path) as new:
+            with new_folder(path, told=False) as new:
                 make(new)
                 write_record(new, path.name, facts)
         except OutputError as error:

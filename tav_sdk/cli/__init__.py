@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
+
+from tav_sdk.cli.interrupts import handle_signals, ignore_signals, received, what_is_left
+from tav_sdk.words import printable
 
 
 def main() -> None:
     """Entry point of the ``tav`` command."""
     # Waiting OpenMP threads sleep instead of spinning: on a machine with other work, spinning is many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    interrupts: list[int] = []
-
-    def interrupt(number: int, _: object) -> None:
-        interrupts.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupt)
+    handle_signals()
     try:
         from tav_sdk.cli.app import app
 
         app()
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written\n")
-        _leave(2)
+        _leave_interrupted()
     except SystemExit as end:
-        if interrupts:
-            if end.code != 2:
-                sys.stderr.write("interrupted; nothing was written\n")
-            _leave(2)
-        raise
-    except Exception:
-        # An extension module that is interrupted while it is imported says that its import failed.
-        if not interrupts:
+        if not received:
             raise
-        sys.stderr.write("interrupted; nothing was written\n")
-        _leave(2)
+        if end.code == 2:  # the command said why
+            _leave(2)
+        _leave_interrupted()
+    except BaseException as error:  # noqa: BLE001  libraries in Rust end by one that is no Exception
+        # An extension module that is interrupted while it is imported says that its import failed.
+        if not received:
+            from tav_sdk.cli.unforeseen import tell
+
+            _leave(tell(error))
+        _leave_interrupted()
+
+
+def _leave_interrupted() -> None:
+    ignore_signals()
+    sys.stderr.write(f"interrupted; {printable(what_is_left())}\n")
+    _leave(2)
 
 
 def _leave(code: int) -> None:

@@ -21,11 +21,13 @@ from tav_sdk.cli.info import info
 from tav_sdk.cli.plan import plan
 from tav_sdk.cli.tiny_base import make_tiny_base
 from tav_sdk.cli.tune import tune
+from tav_sdk.cli.usage import Commands
 from tav_sdk.cli.verify import verify
 from tav_sdk.version import __version__
 
 app = typer.Typer(
     name="tav",
+    cls=Commands,
     help="Edit videos by text with one-shot-tuned diffusion models: tune on one clip, export once, edit on an engine.",
     no_args_is_help=True,
     add_completion=True,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tav_sdk.cli.console import say
+from tav_sdk.cli.console import say, write
 from tav_sdk.engines.select import CHOICES
 from tav_sdk.errors import InputError
 
@@ -31,9 +31,10 @@ def bench(
         list[str] | None,
         typer.Option(help=f"{', '.join(CHOICES[1:])}; repeat it.", show_default="all that work here"),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="How often everything is measured, in turn.", min=1)] = 5,
+    rounds: Annotated[int, typer.Option(help="How often everything is measured, in turn.", min=1, max=1000)] = 5,
     steps: Annotated[
-        int | None, typer.Option(help="DDIM steps of an edit, and of its inversion.", show_default="the base's", min=1)
+        int | None,
+        typer.Option(help="DDIM steps of an edit, and of its inversion.", show_default="the base's", min=1, max=1000),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all that was measured to this file.")] = None,
     against: Annotated[
@@ -92,24 +93,28 @@ def bench(
     result["step"] = time_steps(candidates, rounds=rounds)
     keep()  # edits take much longer
     for text in report_steps(result):
-        typer.echo(text)
+        write(text)
     if video is not None:
         count = opened.manifest.num_inference_steps if steps is None else steps
         result["edit"] = time_edits(candidates, video, steps=count, rounds=rounds)
         keep()
-        typer.echo("\n" + report_edits(result["edit"]))
+        write("\n" + report_edits(result["edit"]))
     if json_file is not None:
-        say(f"[green]written[/] to {json_file}")
+        say(f"to {json_file}", mark="written")
     if former is None:
         return
     worse = False
     for name, change in changes(result, former).items():
         worse |= change > slower
-        mark = "[bold red]slower:[/] " if change > slower else ""
-        say(f"{mark}a U-Net step on {name} takes {change:.2f} times as long as it did, beside the others")
+        mark = "slower:" if change > slower else ""
+        say(
+            f"a U-Net step on {name} takes {change:.2f} times as long as it did, beside the others",
+            mark=mark,
+            style="bold red",
+        )
     if worse:
         raise typer.Exit(1)
-    say(f"[green]no step has become {slower:g} times slower[/] than in {against}")
+    say(f"than in {against}", mark=f"no step has become {slower:g} times slower")
 
 
 def _check_video(video: Path, manifest: Manifest) -> None:

@@ -72,11 +72,12 @@ def build(
         say(f"{engine} starts from the graphs themselves: there is nothing to build")
     elif engine_status(engine).runs:
         say(
-            f"[green]built[/] for {engine}; next: "
-            f"tav edit {bundle} --engine {engine} --video CLIP --prompt PROMPT --out OUT"
+            f"for {engine}; next: tav edit {bundle} --engine {engine} --video CLIP --prompt PROMPT --out OUT",
+            mark="built",
         )
     else:
         say(
-            f"[green]built[/] for {engine}, which does not run here; copy {cache_root() / 'engines'} to the cache of a "
-            "machine with such a GPU (tav doctor there says where that is)"
+            f"for {engine}, which does not run here; copy {cache_root() / 'engines'} to the cache of a "
+            "machine with such a GPU (tav doctor there says where that is)",
+            mark="built",
         )

@@ -9,12 +9,11 @@ from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from tav_sdk.cli.console import guarded, say
+from tav_sdk.cli.console import cell, guarded, say, screen, write
 from tav_sdk.errors import InputError
+from tav_sdk.words import printable
 
 if TYPE_CHECKING:
     from tav_sdk.cache.store import Cache
@@ -74,15 +73,15 @@ def list_entries(kind: KindOption = None) -> None:
         entries = cache.entries()
         for entry in entries:
             what = f"damaged: {entry.problem}" if entry.problem else _what(entry.facts)
-            table.add_row(entry.kind, escape(what), _bytes(entry.size), _ago(entry.last_used), entry.key[:12])
+            table.add_row(cell(entry.kind), cell(what), _bytes(entry.size), _ago(entry.last_used), cell(entry.key[:12]))
         total = _bytes(sum(entry.size for entry in entries))
         lines.append(f"{cache.kind}: {_count(len(entries))}, {total} of {_bytes(cache.max_bytes)}")
-    console = Console(highlight=False, emoji=False, soft_wrap=True)
+    console = screen(soft_wrap=True)
     if table.row_count:
         console.print(table, soft_wrap=False)
         console.print()
     for line in (str(caches[0].root), *lines):
-        console.print(escape(line))
+        console.print(cell(line))
 
 
 def clear(
@@ -108,7 +107,7 @@ def clear(
         which = f"{', '.join(others)} and {last}" if others else last
         when = "" if older_than is None else f" that were not used for {older_than} days"
         try:
-            typer.confirm(f"Remove the {which}{when} from {caches[0].root}?", abort=True)
+            typer.confirm(printable(f"Remove the {which}{when} from {caches[0].root}?"), abort=True)
         except typer.Abort:
             if sys.stdin.isatty():
                 raise
@@ -126,7 +125,7 @@ def verify(kind: KindOption = None) -> None:
     """
     problems = [problem for cache in _caches(kind) for problem in cache.verify()]
     for problem in problems:
-        typer.echo(f"{problem.path}: {problem.message}")
+        write(f"{printable(problem.path)}: {printable(problem.message)}")
     if problems:
         say("the entries listed are not used; each is made again when it is needed")
         raise typer.Exit(1)

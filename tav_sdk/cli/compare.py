@@ -12,6 +12,7 @@ from tav_sdk.cli.base_options import AllowPickle, LorasOfRun, TokenizerFolder
 from tav_sdk.cli.console import say, stages
 from tav_sdk.errors import InputError, PromptError
 from tav_sdk.files import check_new_file, new_file
+from tav_sdk.words import brief
 
 SHEET = "compare.png"
 
@@ -106,11 +107,11 @@ def compare(
             callback=show,
         )
         Image.fromarray(contact_sheet(rows)).save(path)
-    say(f"[green]written[/] to {out}; next: tav export {run} --step STEP --out BUNDLE")
+    say(f"to {out}; next: tav export {run} --step STEP --out BUNDLE", mark="written")
 
 
 def _numbers(steps: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in steps.split(","))
-    except ValueError:
-        raise InputError(f"--steps must be whole numbers with commas between, such as 100,200, got {steps!r}") from None
+    parts = [part.strip() for part in steps.split(",")]
+    if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
+        raise InputError(f"--steps must be whole numbers with commas between, such as 100,200, got {brief(steps)}")
+    return tuple(map(int, parts))

@@ -87,7 +87,11 @@ def demo(
         prompts=tuple(job.prompts), sample=SampleOptions(num_inference_steps=num_inference_steps), reconstruct=True
     )
     if video is not None and base == POCKET:
-        say("[yellow]note:[/] Pocket knows only its own small world; for a real clip give a Stable Diffusion --base")
+        say(
+            "Pocket knows only its own small world; for a real clip give a Stable Diffusion --base",
+            mark="note:",
+            style="yellow",
+        )
 
     from tav_sdk.export import export_bundle
     from tav_sdk.training import TuneConfig, tune
@@ -106,18 +110,18 @@ def demo(
     clock = _Clock()
     with _said_where(out):
         with clock("tune"), stages() as show:
-            say(f"[bold]1/4[/] tune {base} on {job.clip.name}: {job.caption}")
+            say(f"tune {base} on {job.clip.name}: {job.caption}", mark="1/4", style="bold")
             tune(config, callback=show, overwrite=overwrite)
         (out / REPORT).unlink(missing_ok=True)  # a former demo's, of another run
         shutil.copyfile(job.clip, out / f"{CLIP}{job.clip.suffix}")
         with clock("export"), stages() as show:
-            say("[bold]2/4[/] export")
+            say("export", mark="2/4", style="bold")
             export_bundle(out / RUN, out / BUNDLE, overwrite=overwrite, callback=show)
         with clock("edit"):
-            say("[bold]3/4[/] invert and edit")
+            say("invert and edit", mark="3/4", style="bold")
             _edit(request, out, job, overwrite=overwrite)
         with clock("evaluate"):
-            say("[bold]4/4[/] evaluate")
+            say("evaluate", mark="4/4", style="bold")
             _evaluate(out)
         tuning = {key: getattr(config, key) for key in ("num_frames", "start", "stride", "height", "width")}
         tuning |= {key: getattr(config, key) for key in ("num_train_steps", "learning_rate", "seed")}
@@ -132,7 +136,10 @@ def demo(
         }
         write_text(out / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     minutes = report["seconds"]["total"] / 60
-    say(f"[green]done[/] in {minutes:.1f} min; the pictures: {out / EDITS / 'sheet.png'}, the report: {out / REPORT}")
+    say(
+        f"in {minutes:.1f} min; the pictures: {out / EDITS / 'sheet.png'}, the report: {out / REPORT}",
+        mark="done",
+    )
     say(f"next: tav edit {out / BUNDLE} --video {out / CLIP}{job.clip.suffix} --prompt PROMPT --out OUT")
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
-import json
 import os
 import platform
 import re
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from tav_sdk.cli.console import cell, screen, write_json
 
 PACKAGES = (
     "tav-sdk",
@@ -51,29 +50,30 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = F
     """
     facts = _facts()
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        write_json(facts)
         return
-    console = Console(highlight=False, emoji=False)
+    console = screen()
     table = Table(box=None, pad_edge=False)
     for column in ("engine", "runs", "builds", "what there is, and what to do"):
         table.add_column(column, overflow="fold", no_wrap=column == "engine")
     for engine in facts["engines"]:
         name = engine["engine"]
-        words = (
-            escape(engine["detail"]) + "." + (f" [dim]{escape(engine['fix'].rstrip('.'))}.[/]" if engine["fix"] else "")
-        )
-        table.add_row(name, _yes(engine["runs"]), _yes(engine["builds"]), words)
+        words = cell(f"{engine['detail']}.")
+        if engine["fix"]:
+            words += cell(f" {engine['fix'].rstrip('.')}.", "dim")
+        table.add_row(cell(name), _yes(engine["runs"]), _yes(engine["builds"]), words)
     console.print(table)
     console.print()
     plain = Table(show_header=False, box=None, pad_edge=False)
-    plain.add_row("[bold]auto takes[/]", facts["auto"])
-    plain.add_row("[bold]GPU[/]", escape(facts["gpu"]))
-    plain.add_row("[bold]machine[/]", escape(facts["machine"]))
-    plain.add_row("[bold]caches[/]", escape(facts["caches"]))
-    plain.add_row("[bold]versions[/]", ", ".join(f"{name} {value}" for name, value in facts["versions"].items()))
+    plain.add_row(cell("auto takes", "bold"), cell(facts["auto"]))
+    plain.add_row(cell("GPU", "bold"), cell(facts["gpu"]))
+    plain.add_row(cell("machine", "bold"), cell(facts["machine"]))
+    plain.add_row(cell("caches", "bold"), cell(facts["caches"]))
+    versions = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
+    plain.add_row(cell("versions", "bold"), cell(versions))
     console.print(plain)
     for note in facts["notes"]:
-        console.print(f"\n[bold yellow]note[/] {escape(note)}", soft_wrap=True)
+        console.print(Text.assemble(("\nnote ", "bold yellow"), cell(note)), soft_wrap=True)
 
 
 def _facts() -> dict[str, Any]:
@@ -134,9 +134,10 @@ def _note_on_onnxruntime() -> str:
 
 def _providers() -> list[str]:
     """What the installed ONNX Runtime can run on; nothing if it cannot be imported or is half removed."""
+    from tav_sdk.engines.ort_import import import_onnxruntime
+
     try:
-        onnxruntime = importlib.import_module("onnxruntime")
-        return list(onnxruntime.get_available_providers())
+        return list(import_onnxruntime().get_available_providers())
     except (ImportError, AttributeError):
         return []
 
@@ -148,5 +149,5 @@ def _version(package: str) -> str:
         return ""
 
 
-def _yes(value: bool) -> str:
-    return "[green]yes[/]" if value else "no"
+def _yes(value: bool) -> Text:
+    return cell("yes", "green") if value else cell("no")

@@ -27,6 +27,8 @@ from tav_sdk.cli.edit_options import (
 )
 from tav_sdk.errors import InputError
 from tav_sdk.files import check_apart, check_new
+from tav_sdk.request.frames import MAX_FRAMES
+from tav_sdk.words import brief
 
 
 def edit(
@@ -169,6 +171,7 @@ def _frames(text: str | None) -> int | Literal["all"] | None:
         return None
     if text == "all":
         return "all"
-    if not text.isdecimal():
-        raise InputError(f"must be a number of at least 1, or all, got {text!r}", field="frames.num_frames")
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        expected = f"a whole number from 1 to {MAX_FRAMES}, or all"
+        raise InputError(f"must be {expected}, got {brief(text)}", field="frames.num_frames")
     return int(text)

@@ -52,4 +52,4 @@ def given_prompts(prompt: Sequence[str] | None) -> tuple[str, ...]:
 
 def say_where(out: Path) -> None:
     """Say where the results are."""
-    say(f"[green]written[/] to {out}; all at a glance: {out / 'sheet.png'}")
+    say(f"to {out}; all at a glance: {out / 'sheet.png'}", mark="written")

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from tav_sdk.cli.console import say, stages
+from tav_sdk.cli.console import cell, say, screen, stages, write_json
 from tav_sdk.errors import InputError, MissingExtraError, OutputError, PromptError
 from tav_sdk.files import new_file
 from tav_sdk.progress import StepProgress
@@ -115,10 +113,10 @@ def evaluate(
     rows |= {_label(*entry, one): videos[entry[0]] for entry, one in zip(entries, scores, strict=True)}
     _write(folder, text, rows)
     if as_json:
-        typer.echo(text)
+        write_json(document)
         return
     _print(entries, scores, document)
-    say(f"[green]written[/] to {folder / SCORES_FILE}; all at a glance: {folder / SHEET_FILE}")
+    say(f"to {folder / SCORES_FILE}; all at a glance: {folder / SHEET_FILE}", mark="written")
 
 
 # --- what is given ------------------------------------------------------------------------------------------------
@@ -289,16 +287,16 @@ def _print(entries: Sequence[Edit], scores: Sequence[Scores], document: Mapping[
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for (file, prompt), one in zip(entries, scores, strict=True):
-        table.add_row(escape(file), escape(prompt), *(_number(name, value) for name, value in one.to_dict().items()))
+        table.add_row(cell(file), cell(prompt), *(_number(name, value) for name, value in one.to_dict().items()))
     table.add_section()
     means = (_number(name, value) for name, value in document["means"].items())
-    table.add_row("[bold]mean[/]", "", *(f"[bold]{value}[/]" for value in means))
-    console = Console(highlight=False, emoji=False)
+    table.add_row(cell("mean", "bold"), "", *(cell(value, "bold") for value in means))
+    console = screen()
     console.print(table)
     if document["reconstruction_psnr"] is not None:
         console.print(f"reconstruction_psnr {document['reconstruction_psnr']:.1f} dB")
     elif document["reconstruction"]:
-        console.print(f"reconstruction_psnr - ({document['notes']['reconstruction_psnr']})")
+        console.print(cell(f"reconstruction_psnr - ({document['notes']['reconstruction_psnr']})"))
     reasons = dict.fromkeys(f"{name}: {why}" for one in scores for name, why in one.notes.items())
     for reason in reasons:
-        console.print(f"- {escape(reason)}", soft_wrap=True)
+        console.print(cell(f"- {reason}"), soft_wrap=True)

@@ -129,4 +129,4 @@ def export(
                 overwrite=overwrite,
                 callback=show,
             )
-    say(f"[green]exported[/] {out}; next: tav edit {out} --video CLIP --prompt PROMPT --out OUT")
+    say(f"{out}; next: tav edit {out} --video CLIP --prompt PROMPT --out OUT", mark="exported")

@@ -55,6 +55,6 @@ def export_controlnet(
             callback=show,
         )
     say(
-        f"[green]exported[/] {out}; next: tav edit {bundle} --video CLIP --prompt PROMPT --out OUT --control VIDEO "
-        f"--controlnet {out}"
+        f"{out}; next: tav edit {bundle} --video CLIP --prompt PROMPT --out OUT --control VIDEO --controlnet {out}",
+        mark="exported",
     )

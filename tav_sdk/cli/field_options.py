@@ -13,6 +13,7 @@ OPTIONS = {
     "control.inversion": "--control-inversion",
     "file_format": "--format",
     "clip": "--video",
+    "path": "the path",
 }
 """What a field of a request is called on the command line, where that is not its own name."""
 

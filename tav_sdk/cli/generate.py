@@ -31,7 +31,7 @@ def generate(
     out: OutOpt,
     prompt: PromptOpt = None,
     frames: Annotated[
-        int | None, typer.Option(help="Frames of each video, however many.", show_default="the bundle's", min=1)
+        int | None, typer.Option(help="Frames of each video, however many.", show_default="the bundle's")
     ] = None,
     window: WindowOpt = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise: same seed, same video.")] = 0,

@@ -75,4 +75,4 @@ def import_original(
         allow_pickle=allow_pickle,
         overwrite=overwrite,
     )
-    say(f"[green]imported[/] {run.folder}; next: tav export {run.folder} --out BUNDLE")
+    say(f"{run.folder}; next: tav export {run.folder} --out BUNDLE", mark="imported")

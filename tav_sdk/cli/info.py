@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from tav_sdk.cli.base_options import PredictionType, Revision, TokenizerFolder
+from tav_sdk.cli.console import cell, screen, write_json
 from tav_sdk.errors import InputError
 from tav_sdk.pocket import find_base
 from tav_sdk.training.base.hub import is_hub_id
@@ -51,12 +50,12 @@ def info(
         raise InputError(f"the path is empty; give {KINDS}")
     facts = _facts(path, options)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        write_json(facts)
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in facts.items():
-        table.add_row(f"[bold]{key.replace('_', ' ')}[/]", escape(_shown(key, value)))
-    Console(highlight=False, emoji=False).print(table)
+        table.add_row(cell(key.replace("_", " "), "bold"), cell(_shown(key, value)))
+    screen().print(table)
 
 
 def _facts(given: str, options: Mapping[str, Any]) -> dict[str, Any]:

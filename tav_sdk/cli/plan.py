@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from tav_sdk.cli.base_options import (
     BASE_HELP,
@@ -28,8 +26,11 @@ from tav_sdk.cli.base_options import (
     TemporalMask,
     TokenizerFolder,
 )
+from tav_sdk.cli.console import cell, screen, write_json
 from tav_sdk.errors import InputError
 from tav_sdk.pocket import POCKET
+from tav_sdk.request.frames import check_whole
+from tav_sdk.words import brief
 
 if TYPE_CHECKING:
     from tav_sdk.training.memory.report import BudgetFit, MemoryPlan
@@ -98,6 +99,7 @@ def plan(
       tav plan --frames 8 --size 64x96 --json
     """
     given = {key: value for key, value in locals().items() if key in INFLATION and value is not None}
+    check_whole("num_frames", num_frames, 1)
     height, width = parse_size(size) if size is not None else (None, None)
     budget = parse_memory(memory) if memory is not None else None
 
@@ -126,7 +128,7 @@ def plan(
         memory=budget,
     )
     if as_json:
-        typer.echo(json.dumps(planned.to_dict(), indent=2, ensure_ascii=False))
+        write_json(planned.to_dict())
         return
     _show(planned)
 
@@ -137,9 +139,9 @@ def parse_size(text: str) -> tuple[int, int]:
     Raises:
         InputError: it is neither.
     """
-    found = re.fullmatch(r"\s*(\d+)(?:\s*[x×]\s*(\d+))?\s*", text, re.IGNORECASE)
+    found = re.fullmatch(r"\s*(\d{1,9})(?:\s*[x×]\s*(\d{1,9}))?\s*", text, re.IGNORECASE)
     if found is None:
-        raise InputError(f"--size must be pixels, such as 512, or HEIGHTxWIDTH, such as 512x320; got {text!r}")
+        raise InputError(f"--size must be pixels, such as 512, or HEIGHTxWIDTH, such as 512x320; got {brief(text)}")
     height, width = found.groups()
     return int(height), int(width or height)
 
@@ -150,20 +152,21 @@ def parse_memory(text: str) -> int:
     Raises:
         InputError: it is no amount of memory, or it is 0.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
-    if found is None or found[2].lower() not in UNITS or float(found[1]) == 0:
-        raise InputError(f"--memory must be an amount such as 12GB, 11.5GiB or 800MB; got {text!r}")
-    return round(float(found[1]) * UNITS[found[2].lower()])
+    found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+    units = None if found is None else UNITS.get(found[2].lower())
+    if found is None or units is None or not 1 <= float(found[1]) * units < 2**63:
+        raise InputError(f"--memory must be an amount such as 12GB, 11.5GiB or 800MB; got {brief(text)}")
+    return round(float(found[1]) * units)
 
 
 def _show(planned: MemoryPlan) -> None:
-    console = Console(highlight=False, emoji=False, soft_wrap=True)
-    console.print(
-        f"[bold]{escape(Path(planned.base).name)}[/], {planned.num_frames} frames of {planned.height}x{planned.width} "
-        f"(height x width), bundle in {planned.precision}, tuning with mixed precision {planned.mixed_precision}"
-        + ", gradient checkpointing"
-        * planned.gradient_checkpointing
+    console = screen(soft_wrap=True)
+    what = (
+        f", {planned.num_frames} frames of {planned.height}x{planned.width} (height x width), bundle in "
+        f"{planned.precision}, tuning with mixed precision {planned.mixed_precision}"
     )
+    what += ", gradient checkpointing" * planned.gradient_checkpointing
+    console.print(cell(Path(planned.base).name, "bold") + cell(what))
     table = Table(box=None, pad_edge=False)
     table.add_column("stage")
     for name in ("peak", "weights", "activations", "optimizer", "runtime"):
@@ -178,21 +181,21 @@ def _show(planned: MemoryPlan) -> None:
     for stage, fit in planned.budget.items():
         console.print(_verdict(stage, fit))
     for note in planned.notes:
-        console.print(f"[yellow]{escape(note)}[/]")
+        console.print(cell(note, "yellow"))
 
 
-def _verdict(stage: str, fit: BudgetFit) -> str:
-    word = "[green]fits into[/]" if fit.fits else "[red]does not fit into[/]"
-    lines = [f"[bold]{stage}[/] {word} {_size(fit.memory)}"]
+def _verdict(stage: str, fit: BudgetFit) -> Text:
+    word = ("fits into", "green") if fit.fits else ("does not fit into", "red")
+    lines = [Text.assemble((stage, "bold"), " ", word, f" {_size(fit.memory)}")]
     frames = f"at most {fit.max_frames} frames" if fit.max_frames else "not even 1 frame"
     size = f"at most {fit.max_size[0]}x{fit.max_size[1]}" if fit.max_size else "not even the smallest size"
-    lines.append(f"  {frames} at this size; {size} at this number of frames")
+    lines.append(cell(f"  {frames} at this size; {size} at this number of frames"))
     if not fit.fits:
         for remedy in fit.remedies:
             if remedy.fits:
                 options = " ".join(REMEDIES[name].format(value) for name, value in remedy.changes.items())
-                lines.append(f"  {options}: {_size(remedy.peak)}, which fits")
-    return "\n".join(lines)
+                lines.append(cell(f"  {options}: {_size(remedy.peak)}, which fits"))
+    return Text("\n").join(lines)
 
 
 def _size(number: int) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tav_sdk.cli.console import say
+from tav_sdk.request.options import check_seed
 
 
 def make_tiny_base(
@@ -22,7 +23,9 @@ def make_tiny_base(
 
       tav make-tiny-base tiny
     """
+    check_seed("seed", seed)
+
     from tav_sdk.training import make_tiny_base as write
 
     write(out, prediction_type=prediction_type, seed=seed, overwrite=overwrite)
-    say(f"[green]written[/] {out}")
+    say(out, mark="written")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -25,11 +24,12 @@ from tav_sdk.cli.base_options import (
     TemporalMask,
     TokenizerFolder,
 )
-from tav_sdk.cli.console import say, stages
+from tav_sdk.cli.console import say, stages, write_json
 from tav_sdk.errors import CancelledError, InputError, MissingExtraError
 from tav_sdk.files import check_apart
 from tav_sdk.pocket import find_base
 from tav_sdk.progress import StepProgress
+from tav_sdk.words import printable
 
 REQUIRED = ("video", "prompt", "out")
 
@@ -131,7 +131,7 @@ def tune(
             raise MissingExtraError("--config", "training", "yaml") from error
         read, notes = read_config(config)
         for note in notes:
-            say(f"[yellow]{config}:[/] {note}")
+            say(note, mark=f"{printable(config)}:", style="yellow")
     if inflation:
         read["inflation"] = {**read.get("inflation", {}), **inflation}
     merged = {**read, **{key: str(value) if isinstance(value, Path) else value for key, value in values.items()}}
@@ -160,12 +160,12 @@ def tune(
                 raise KeyboardInterrupt("the same command with --resume continues") from None
             raise
     if not as_json:
-        say(f"[green]tuned[/] {run.folder}; next: tav export {run.folder} --out BUNDLE")
+        say(f"{run.folder}; next: tav export {run.folder} --out BUNDLE", mark="tuned")
 
 
 def _print_json(progress: StepProgress) -> None:
     try:
-        typer.echo(json.dumps(progress.to_dict()))
+        write_json(progress.to_dict(), indent=None)
     except BrokenPipeError:
         # What reads the lines has gone. Nothing more can be written there, not even when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from tav_sdk.cli.console import say
-from tav_sdk.cli.edit import EngineOpt
+from tav_sdk.cli.console import cell, say, screen, write, write_json
+from tav_sdk.cli.edit_options import EngineOpt
+from tav_sdk.words import printable
 
 if TYPE_CHECKING:
     from tav_sdk.pipeline.verify import GraphCheck
@@ -49,22 +47,25 @@ def verify(
             "passed": passed,
             "graphs": [{key: _plain(value) for key, value in dataclasses.asdict(check).items()} for check in checks],
         }
-        typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
+        write_json(record)
     else:
         count = len(opened.manifest.files)
-        typer.echo(f"{bundle}: {count} files are as the manifest says; graphs on {checks[0].engine}:")
-        Console(highlight=False, emoji=False, width=140).print(_table(checks))
+        write(f"{printable(bundle)}: {count} files are as the manifest says; graphs on {checks[0].engine}:")
+        screen(width=140).print(_table(checks))
         if unknown := [check.graph for check in checks if check.passed and check.relative is None]:
             say(
-                f"[yellow]{escape(', '.join(unknown))}:[/] only checked to be finite. This bundle has no output of the "
+                "only checked to be finite. This bundle has no output of the "
                 "float32 model to compare with, since its clip was exported onto another bundle's graphs. Verify that "
-                "other bundle, or this one with an --engine on a GPU, which is compared with onnxruntime-cpu"
+                "other bundle, or this one with an --engine on a GPU, which is compared with onnxruntime-cpu",
+                mark=f"{printable(', '.join(unknown))}:",
+                style="yellow",
             )
     if not passed:
         failed = [f"{check.graph} ({check.precision})" for check in checks if not check.passed]
         say(
-            f"[bold red]failed:[/] {escape(', '.join(failed))}; try another --engine, or export the bundle again with "
-            "a wider --precision"
+            f"{', '.join(failed)}; try another --engine, or export the bundle again with a wider --precision",
+            mark="failed:",
+            style="bold red",
         )
         raise typer.Exit(1)
 
@@ -78,10 +79,11 @@ def _table(checks: list[GraphCheck]) -> Table:
     table.add_column("result")
     for check in checks:
         numbers = (_shown(check.max_abs), _shown(check.relative), _shown(check.tolerance), _shown(check.psnr, ".1f"))
-        verdict = "[green]pass[/]" if check.passed else "[bold red]FAIL[/]"
+        verdict = cell("pass", "green") if check.passed else cell("FAIL", "bold red")
         if check.passed and check.relative is None:
-            verdict = "[yellow]finite[/]"
-        table.add_row(check.graph, check.precision, check.against, *numbers, str(check.non_finite), verdict)
+            verdict = cell("finite", "yellow")
+        names = map(cell, (check.graph, check.precision, check.against))
+        table.add_row(*names, *numbers, str(check.non_finite), verdict)
     return table
 
 

@@ -18,6 +18,8 @@ from tav_sdk.errors import ConfigError, InputError
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 TimestepSpacing = Literal["leading", "trailing", "linspace"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+MAX_TIMESTEPS = 100_000
+"""Longest training chain; models have 1000."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +67,27 @@ class DDIMSchedule:
         ):
             if getattr(self, name) not in get_args(kind):
                 expected = ", ".join(get_args(kind))
-                raise ConfigError(f"the schedule's {name} must be one of {expected}, got {getattr(self, name)!r}")
-        if self.num_train_timesteps < 1:
-            raise ConfigError(f"num_train_timesteps must be at least 1, got {self.num_train_timesteps}")
+                raise ConfigError(f"the schedule's {name} must be one of {expected}, got {_short(getattr(self, name))}")
+        for name, least, most in (
+            ("num_train_timesteps", 1, MAX_TIMESTEPS),
+            ("steps_offset", 0, MAX_TIMESTEPS),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or not least <= value <= most:
+                raise ConfigError(
+                    f"the schedule's {name} must be a whole number from {least} to {most}, got {_short(value)}"
+                )
+        for name in ("beta_start", "beta_end") if self.trained_betas is None else ():
+            if not (_is_number(getattr(self, name)) and 0 < getattr(self, name) < 1):
+                raise ConfigError(
+                    f"the schedule's {name} must be a number between 0 and 1, got {_short(getattr(self, name))}"
+                )
+        for name in ("set_alpha_to_one", "rescale_betas_zero_snr"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise ConfigError(f"the schedule's {name} must be true or false, got {_short(getattr(self, name))}")
         object.__setattr__(self, "alphas_cumprod", self._alphas_cumprod())
+        if not np.isfinite(self.alphas_cumprod).all():
+            raise ConfigError("the schedule's variances lead to no noise levels; check its configuration")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DDIMSchedule:
@@ -77,7 +96,9 @@ class DDIMSchedule:
         Raises:
             ConfigError: a value is out of range, or the configuration is of a flow-matching scheduler.
         """
-        class_name = str(config.get("_class_name", ""))
+        if not isinstance(config, Mapping):
+            raise ConfigError(f"a schedule's configuration must hold keys and values, got {_short(config)}")
+        class_name = str(config.get("_class_name", ""))[:80]
         if class_name.startswith("Flow"):
             raise ConfigError(
                 f"{class_name} is a flow-matching scheduler; DDIM inversion needs a DDPM-family base such as "
@@ -86,6 +107,8 @@ class DDIMSchedule:
         names = [name for name, spec in cls.__dataclass_fields__.items() if spec.init]
         values = {name: config[name] for name in names if name in config}
         if values.get("trained_betas") is not None:
+            if not isinstance(values["trained_betas"], list | tuple):
+                raise ConfigError(f"trained_betas must be a list, got {_short(values['trained_betas'])}")
             values["trained_betas"] = tuple(values["trained_betas"])
         return cls(**values)
 
@@ -238,9 +261,10 @@ class DDIMSchedule:
         alphas = np.float32(1) - self._betas()  # (T,)
         if self.rescale_betas_zero_snr:  # Lin et al. (2024), algorithm 1
             roots = np.sqrt(_cumprod(alphas))
-            roots = (roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))
-            bars = roots**2
-            alphas = np.float32(1) - (np.float32(1) - np.concatenate([bars[:1], bars[1:] / bars[:-1]]))
+            with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is refused
+                roots = (roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))
+                bars = roots**2
+                alphas = np.float32(1) - (np.float32(1) - np.concatenate([bars[:1], bars[1:] / bars[:-1]]))
         return _cumprod(alphas)
 
     def _betas(self) -> np.ndarray:
@@ -248,6 +272,9 @@ class DDIMSchedule:
         if self.trained_betas is not None:
             if len(self.trained_betas) != total:
                 raise ConfigError(f"trained_betas must have {total} values, got {len(self.trained_betas)}")
+            for beta in self.trained_betas:
+                if not (_is_number(beta) and 0 <= beta <= 1):
+                    raise ConfigError(f"trained_betas must be numbers from 0 to 1, got {_short(beta)}")
             return np.asarray(self.trained_betas, dtype=np.float32)
         if self.beta_schedule == "linear":
             return _linspace(self.beta_start, self.beta_end, total)
@@ -255,6 +282,16 @@ class DDIMSchedule:
             return _linspace(self.beta_start**0.5, self.beta_end**0.5, total) ** 2
         levels = np.cos((np.arange(total + 1) / total + 0.008) / 1.008 * np.pi / 2) ** 2
         return np.minimum(1 - levels[1:] / levels[:-1], 0.999).astype(np.float32)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _short(value: object) -> str:
+    """A value of any kind for a message."""
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _check_noisy(alpha: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +19,11 @@ from tav_sdk.progress import Callback, Item, labelled
 from tav_sdk.request.edit_request import EditRequest, GenerateRequest
 from tav_sdk.request.settings import EditSettings, GenerateSettings
 from tav_sdk.video.clip import Clip
+from tav_sdk.words import logger
 
 SHEET_FILE = "sheet.png"
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

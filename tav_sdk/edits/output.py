@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tav_sdk.files import new_file
 from tav_sdk.request.edit_request import FileFormat
 from tav_sdk.video.contact_sheet import Excerpt, contact_sheet, evenly
 
@@ -53,8 +54,7 @@ class EditOutput:
     @contextmanager
     def open(self, name: str, *, label: str = "", growing: bool = False) -> Iterator[OpenVideo]:
         """A video that is written part by part; arguments as for :meth:`add`."""
-        from tav_sdk.video.clip import Video
-        from tav_sdk.video.writer import VideoWriter
+        from tav_sdk.video.writer import WRITERS, VideoWriter
 
         file = f"{name}{self._suffix}"
         video = OpenVideo(file, evenly(self._num_frames, NUM_COLUMNS))
@@ -66,7 +66,8 @@ class EditOutput:
             held: list[NDArray[np.uint8]] = []
             video.sinks.append(held.append)
             yield video
-            Video(frames=np.concatenate(held), fps=self._fps).save(self.folder / file)
+            with new_file(self.folder / file, parents=False) as path:
+                WRITERS[self._suffix](np.concatenate(held), self._fps, path)
         self._rows[f"{file}: {label}" if label else name] = video.excerpt()
 
     def finish(self, rows: Iterable[str] = ()) -> None:

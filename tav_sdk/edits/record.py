@@ -37,7 +37,7 @@ class EditRecord:
         Raises:
             OutputError: it cannot be written.
         """
-        write_text(folder / EDITS_FILE, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        write_text(folder / EDITS_FILE, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", parents=False)
 
 
 def read_record(folder: Path, name: str = EDITS_FILE) -> EditRecord:

@@ -6,27 +6,38 @@ executed or unpickled.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field
 
 from tav_sdk.bundle.bundle import Bundle
 from tav_sdk.bundle.graph_folder import GraphFolder
 from tav_sdk.bundle.layout import CONTROLNET, UNET
-from tav_sdk.bundle.manifest import FileEntry, GraphEntry, Strict
+from tav_sdk.bundle.manifest import MAX_MANIFEST_BYTES, FileEntry, GraphEntry, Name, Strict
 from tav_sdk.engines.base import TensorSpec
 from tav_sdk.engines.select import choose_engine
 from tav_sdk.engines.shared import SharedEngine
 from tav_sdk.errors import BundleError, InputError
 from tav_sdk.progress import UNet
+from tav_sdk.reading import read_json, validated
 from tav_sdk.request.options import check_control_scale
 from tav_sdk.video.clip import Video
 
 MANIFEST = "controlnet.json"
+_PICTURES = "controlnet_cond"
+_INPUTS = (
+    ("sample", "float32", 5),
+    ("timestep", "int64", 0),
+    ("encoder_hidden_states", "float32", 3),
+    (_PICTURES, "float32", 4),
+    ("conditioning_scale", "float32", 0),
+)
+"""Name, dtype and number of axes of what the graph takes, in this order."""
 ControlledUNet = Callable[[np.ndarray, np.ndarray, np.ndarray, Mapping[str, np.ndarray]], np.ndarray]
 """``unet(sample, timestep, encoder_hidden_states, residuals) -> noise_pred``."""
 
@@ -43,8 +54,8 @@ class ControlNetManifest(Strict):
 
     format_version: Literal[1] = 1
     graph: GraphEntry
-    files: dict[str, FileEntry]
-    provenance: dict[str, Any]
+    files: dict[Name, FileEntry] = Field(max_length=1000)
+    provenance: dict[Name, Any] = Field(max_length=1000)
 
 
 class ControlNet:
@@ -68,13 +79,15 @@ class ControlNet:
     """
 
     def __init__(self, folder: str | Path, *, engine: str = "auto", verify: bool = True) -> None:
+        if not isinstance(folder, str | os.PathLike):
+            raise BundleError(f"an exported ControlNet must be the path of a folder, got {type(folder).__name__}")
         self.folder = Path(folder)
         self.manifest = _read_manifest(self.folder)
         entry = self.manifest.graph
+        inputs = _checked_inputs(self.folder, entry)
         files = GraphFolder("ControlNet", self.folder, self.manifest.files, {CONTROLNET: entry}, verify=verify)
         self._graph = files.graph(CONTROLNET)
-        inputs = {spec.name: spec for spec in self._graph.inputs}
-        self.num_frames, _, self.height, self.width = (int(axis) for axis in inputs["controlnet_cond"].shape)
+        self.num_frames, _, self.height, self.width = (int(axis) for axis in inputs[_PICTURES].shape)
         self.engine = choose_engine(engine, [self._graph])[0]
         self._shared: SharedEngine | None = None
 
@@ -210,14 +223,30 @@ def no_residuals(specs: Sequence[TensorSpec], batch: int) -> dict[str, np.ndarra
 
 def _read_manifest(folder: Path) -> ControlNetManifest:
     path = folder / MANIFEST
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, it takes any name
         raise BundleError(
             f"there is no exported ControlNet at {folder}: {MANIFEST} is missing; export one with: tav "
             "export-controlnet CONTROLNET --bundle BUNDLE --out OUT"
         )
-    try:
-        return ControlNetManifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, ValidationError) as error:
-        raise BundleError(
-            f"{path} cannot be read: {str(error).splitlines()[0]}; export the ControlNet again"
-        ) from error
+    advice = "export the ControlNet again"
+    values = read_json(path, max_bytes=MAX_MANIFEST_BYTES, error=BundleError, advice=advice)
+    return validated(ControlNetManifest, values, what=str(path), error=BundleError, advice=advice)
+
+
+def _checked_inputs(folder: Path, entry: GraphEntry) -> dict[str, TensorSpec]:
+    """The graph's inputs by name, if they are a ControlNet's."""
+    inputs = {tensor.name: tensor.spec for tensor in entry.inputs}
+    for name, dtype, axes in _INPUTS:
+        spec = inputs.get(name)
+        fits = spec is not None and spec.dtype == dtype and len(spec.shape) == axes
+        if spec is None or not fits or (name == _PICTURES and any(isinstance(axis, str) for axis in spec.shape)):
+            _refuse(folder, f"the input {name!r} as {dtype} with {axes} axes", spec)
+    for tensor in entry.outputs:
+        if tensor.dtype != "float32" or len(tensor.shape) != 5:
+            _refuse(folder, f"the output {tensor.name[:80]!r} as float32 with 5 axes", tensor.spec)
+    return inputs
+
+
+def _refuse(folder: Path, expected: str, spec: TensorSpec | None) -> None:
+    got = "none" if spec is None else str(spec)
+    raise BundleError(f"{folder / MANIFEST} is not valid: expected {expected}, got {got}; export the ControlNet again")

@@ -42,10 +42,11 @@ def inversion_facts(
         return None
     manifest = engines.manifest
     files = {path: entry.sha256 for path, entry in manifest.files.items()}
+    tuned = (PurePosixPath(manifest.graphs[UNET].file).parent / TUNED_FILE).as_posix()
     return InversionFacts(
         clip=clip.content_hash,
         graphs={name: str(engines.bundle.graph(name).key) for name in graphs},
-        tuned=files[(PurePosixPath(manifest.graphs[UNET].file).parent / TUNED_FILE).as_posix()],
+        tuned=files.get(tuned, ""),  # in format 1 they are in the graph's key
         tokenizer=cache_key({path: sha for path, sha in files.items() if path.startswith(f"{TOKENIZER}/")}),
         schedule=schedule.to_config(),
         scaling_factor=manifest.scaling_factor,

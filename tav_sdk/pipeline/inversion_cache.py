@@ -14,7 +14,6 @@ keeps nothing.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +21,22 @@ from typing import Any
 
 import numpy as np
 
+from tav_sdk.array_file import read_array
 from tav_sdk.cache.entry import cache_key
 from tav_sdk.cache.store import Cache
 from tav_sdk.diffusion.inversion import Correction, Inversion
 from tav_sdk.errors import TavError
+from tav_sdk.words import logger
 
 METHOD = 2
 """To be raised when the same facts come to give other latents, so that what was kept before is not found again."""
 
 OFFSETS = "offsets.npy"
+MAX_LATENTS_BYTES = 1 << 36
+"""Of one array that is read back."""
 _HARMLESS = (TavError, OSError, ValueError, EOFError)
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +156,4 @@ def _load(path: Path, axes: int = 5) -> np.ndarray:
     Raises:
         ValueError: the file holds something else.
     """
-    array = np.load(path, allow_pickle=False)
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.ndim != axes:
-        raise ValueError(f"{path}: expected float32 latents with {axes} axes, got {array!r:.80}")
-    return array
+    return read_array(path, dtype="float32", axes=axes, max_bytes=MAX_LATENTS_BYTES)

@@ -29,9 +29,9 @@ from tav_sdk.pipeline.unet import GraphUNet
 from tav_sdk.pipeline.vae import VAE
 from tav_sdk.pipeline.windows import MEMORY_BYTES
 from tav_sdk.progress import Callback, Item, labelled
-from tav_sdk.request.bundle_checks import check_clip, check_latents
+from tav_sdk.request.bundle_checks import check_clip, check_inversion, check_latents
 from tav_sdk.request.frames import check_whole
-from tav_sdk.request.options import InvertOptions, SampleOptions, check_prompts, check_seed
+from tav_sdk.request.options import MAX_SEED, InvertOptions, SampleOptions, check_prompts, check_seed
 from tav_sdk.request.settings import InvertSettings, SampleSettings
 from tav_sdk.video.clip import Clip, Video
 
@@ -412,6 +412,7 @@ class Pipeline:
         callback: Callback | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
         """:meth:`edit_frames` with settings that were resolved before."""
+        check_inversion(inversion)
         check_latents(inversion.latents, self.manifest, exact_long_video=self.exact_long_video)
         if inversion.correction == "negative-prompt":
             settings = replace(settings, negative_prompt=inversion.prompt)
@@ -440,6 +441,7 @@ class Pipeline:
         Returns:
             The frames in parts ``(f, h, w, 3)`` uint8 RGB.
         """
+        check_inversion(inversion)
         correction: Correction = "direct" if inversion.correction == "direct" else "none"  # others act by guidance
         settings = SampleSettings.of(
             SampleOptions(num_inference_steps=num_inference_steps, guidance_scale=1.0),
@@ -575,7 +577,7 @@ class Pipeline:
         (prompt,) = check_prompts((prompt,), "prompt")
         if num_frames is not None:
             check_whole("num_frames", num_frames, 1)
-        check_seed("seed", seed)
+        check_whole("seed", seed, 0, MAX_SEED)
         options = SampleOptions(
             negative_prompt=negative_prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
         )

@@ -11,7 +11,6 @@ They lie in the user's own cache, see :mod:`tav_sdk.cache.store`; ``TAV_CACHE_SI
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,17 +18,21 @@ from typing import Any
 
 import numpy as np
 
+from tav_sdk.array_file import read_array
 from tav_sdk.cache.entry import cache_key
 from tav_sdk.cache.store import Cache
 from tav_sdk.errors import TavError
 from tav_sdk.progress import Callback, Stage, StepProgress, report
+from tav_sdk.words import logger
 
 SECONDS = 10.0
 """Least time in seconds between two times that latents are kept."""
+MAX_LATENTS_BYTES = 1 << 36
+"""Of latents that are read back, at most; a video of 10,000 frames of 512x512 has 655 MB."""
 _LATENTS, _DONE = "latents.npy", "done.npy"
 _HARMLESS = (TavError, OSError, ValueError, EOFError)
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 class Unfinished:
@@ -92,8 +95,9 @@ class Unfinished:
             if folder is None:
                 return None
             try:
-                latents = np.load(folder / _LATENTS, allow_pickle=False)
-                return int(np.load(folder / _DONE, allow_pickle=False)), turn, latents
+                latents = read_array(folder / _LATENTS, dtype="float32", axes=5, max_bytes=MAX_LATENTS_BYTES)
+                done = read_array(folder / _DONE, dtype="int64", axes=0, max_bytes=8)
+                return int(done), turn, latents
             finally:
                 self._cache.release(self._keys[turn])
         except _HARMLESS as error:
@@ -103,7 +107,7 @@ class Unfinished:
     def _keep(self, done: int, latents: np.ndarray) -> None:
         def make(folder: Path) -> None:
             np.save(folder / _LATENTS, latents, allow_pickle=False)
-            np.save(folder / _DONE, np.asarray(done), allow_pickle=False)
+            np.save(folder / _DONE, np.asarray(done, np.int64), allow_pickle=False)
 
         if self._cache is None:
             return
@@ -146,6 +150,9 @@ def resumed(
         return
     unfinished = Unfinished(facts)
     done, start = unfinished.find() or (0, latents)
+    if not 0 <= done < total or start.shape != latents.shape:
+        _log.warning("the interrupted edit cannot be resumed, so it starts over: what was kept of it is damaged")
+        done, start = 0, latents
     if done:
         report(callback, StepProgress(stage, done, total, resumed="interrupted"))
     yield done, start, unfinished.keeping(callback)

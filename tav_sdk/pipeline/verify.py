@@ -5,12 +5,12 @@ An export stores, for one input per graph, what the float32 model gave; :func:`v
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from tav_sdk.array_file import read_arrays
 from tav_sdk.bundle.bundle import Bundle
 from tav_sdk.bundle.layout import GRAPHS, REFERENCES, TEXT_ENCODER, UNET, WINDOWED_UNET
 from tav_sdk.bundle.precision import TOLERANCES
@@ -194,14 +194,16 @@ def _read_reference(bundle: Bundle, name: str) -> dict[str, np.ndarray]:
     relative = _reference_file(name)
     if relative not in bundle.manifest.files:
         return {}
-    try:
-        with np.load(bundle.path(relative), allow_pickle=False) as arrays:
-            reference = dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleError(
-            f"{relative} in the bundle {bundle.folder} cannot be read: {error}; export it again"
-        ) from error
     entry = bundle.manifest.graphs[name]
+    specs = {
+        tensor.name: (tensor.dtype, tuple(axis if isinstance(axis, int) else -1 for axis in tensor.shape))
+        for tensor in (*entry.inputs, *entry.outputs)
+        if tensor.dtype != "bfloat16"  # numpy has none
+    }
+    try:
+        reference = read_arrays(bundle.path(relative), specs)
+    except ValueError as error:
+        raise BundleError(f"{relative} in the bundle {bundle.folder}: {error}; export it again") from error
     needed = entry.outputs[:1] if name == WINDOWED_UNET else (*entry.inputs, *entry.outputs)
     if missing := [tensor.name for tensor in needed if tensor.name not in reference]:
         raise BundleError(f"{relative} in the bundle {bundle.folder} lacks {missing[0]!r}; export it again")

@@ -20,6 +20,7 @@ from types import TracebackType
 
 import numpy as np
 
+from tav_sdk.array_file import read_array
 from tav_sdk.bundle.layout import PAST, PRESENT
 from tav_sdk.engines.base import TensorSpec
 from tav_sdk.errors import InputError, OutputError
@@ -138,13 +139,13 @@ class PastStore:
             temporary files.
 
     Raises:
-        OutputError: the rest cannot be written.
+        OutputError: the rest cannot be written, or read back.
     """
 
     def __init__(self, max_bytes: int = MEMORY_BYTES, folder: str | Path | None = None) -> None:
         self._max_bytes, self._in = max_bytes, folder
         self._memory: dict[int, Past] = {}
-        self._names: dict[int, list[str]] = {}
+        self._names: dict[int, dict[str, tuple[int, int]]] = {}  # number of axes and bytes of each
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def get(self, index: int) -> Past | None:
@@ -152,7 +153,13 @@ class PastStore:
         if index in self._memory or self._folder is None or index not in self._names:
             return self._memory.get(index)
         folder = Path(self._folder.name, str(index))
-        return {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in self._names[index]}
+        try:
+            return {
+                name: read_array(folder / f"{name}.npy", dtype="float32", axes=axes, max_bytes=size)
+                for name, (axes, size) in self._names[index].items()
+            }
+        except ValueError as error:
+            raise OutputError(f"a temporary file of the stream was changed: {error}; start it again") from error
 
     def put(self, index: int, past: Past) -> None:
         """Keep the past of an evaluation in place of what was kept for it before."""
@@ -174,7 +181,7 @@ class PastStore:
                 f"the stream cannot write its temporary files to {where}: {error.strerror or error}. Make room there, "
                 "name another folder in TMPDIR, or edit without streaming, which writes none"
             ) from error
-        self._names[index] = list(past)
+        self._names[index] = {name: (array.ndim, array.nbytes) for name, array in past.items()}
 
     def close(self) -> None:
         """Forget everything."""

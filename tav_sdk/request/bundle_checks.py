@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from tav_sdk.bundle.manifest import Manifest
+from tav_sdk.diffusion.inversion import Inversion
 from tav_sdk.errors import BundleError, InputError
 from tav_sdk.video.clip import Clip
+from tav_sdk.words import brief
 
 
 def check_clip(clip: Any, manifest: Manifest, *, exact_long_video: bool) -> None:
@@ -34,6 +36,18 @@ def check_clip(clip: Any, manifest: Manifest, *, exact_long_video: bool) -> None
             f"must have {frames} of {want[1]}x{want[2]} pixels (height x width), as the bundle takes them, got "
             f"{got[0]} frames of {got[1]}x{got[2]}; read the clip with size={want[1:]}, or tune and export at its size",
             field="clip",
+        )
+
+
+def check_inversion(inversion: Any) -> None:
+    """Check that something is an inversion.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not isinstance(inversion, Inversion):
+        raise InputError(
+            f"must be a tav_sdk.Inversion, as Pipeline.invert gives, got {brief(inversion)}", field="inversion"
         )
 
 

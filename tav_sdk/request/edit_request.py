@@ -9,15 +9,17 @@ from typing import Literal, get_args
 from tav_sdk.bundle.tuned_weights import check_adapter_scale
 from tav_sdk.errors import InputError
 from tav_sdk.request.frames import FrameSelection, check_whole
+from tav_sdk.request.kinds import check_kind, check_switch
 from tav_sdk.request.options import (
+    MAX_SEED,
     ControlOptions,
     InvertOptions,
     SampleOptions,
     check_no_negative_prompt,
     check_prompts,
-    check_seed,
 )
 from tav_sdk.video.writer import check_fps
+from tav_sdk.words import brief
 
 FileFormat = Literal["mp4", "gif", "webp"]
 FORMATS: tuple[str, ...] = get_args(FileFormat)
@@ -59,6 +61,12 @@ class EditRequest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", check_prompts(self.prompts))
+        for name, kind in (("frames", FrameSelection), ("invert", InvertOptions), ("sample", SampleOptions)):
+            check_kind(name, getattr(self, name), kind)
+        if self.control is not None:
+            check_kind("control", self.control, ControlOptions)
+        check_switch("stream", self.stream)
+        check_switch("reconstruct", self.reconstruct)
         check_output(self.fps, self.file_format)
         check_adapter_scale(self.adapter_scale)
         if self.window is not None:
@@ -124,7 +132,8 @@ class GenerateRequest:
         object.__setattr__(self, "prompts", check_prompts(self.prompts))
         if self.num_frames is not None:
             check_whole("num_frames", self.num_frames, 1)
-        check_seed("seed", self.seed)
+        check_kind("sample", self.sample, SampleOptions)
+        check_whole("seed", self.seed, 0, MAX_SEED)
         check_output(self.fps, self.file_format)
         check_adapter_scale(self.adapter_scale)
         if self.window is not None:
@@ -139,5 +148,5 @@ def check_output(fps: float | None, file_format: str) -> None:
     """
     if fps is not None:
         check_fps(fps)
-    if file_format not in FORMATS:
-        raise InputError(f"must be mp4, gif or webp, got {file_format!r}", field="file_format")
+    if not isinstance(file_format, str) or file_format not in FORMATS:
+        raise InputError(f"must be mp4, gif or webp, got {brief(file_format)}", field="file_format")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tav_sdk.errors import InputError
+from tav_sdk.words import brief
 
 if TYPE_CHECKING:
     from tav_sdk.video.clip import Clip
@@ -37,7 +38,7 @@ class FrameSelection:
     def __post_init__(self) -> None:
         for name, least in (("num_frames", 1), ("start", 0), ("stride", 1)):
             value, field = getattr(self, name), f"frames.{name}"
-            if value is None or (name == "num_frames" and value == "all"):
+            if value is None or (name == "num_frames" and isinstance(value, str) and value == "all"):
                 continue
             check_whole(field, value, least, or_all=name == "num_frames")
 
@@ -70,7 +71,7 @@ def check_whole(field: str, value: Any, least: int, most: int = MAX_FRAMES, *, o
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
         expected = f"a whole number from {least} to {_shown(most)}{', or all' if or_all else ''}"
-        raise InputError(f"must be {expected}, got {value!r}", field=field)
+        raise InputError(f"must be {expected}, got {brief(value)}", field=field)
     return int(value)
 
 

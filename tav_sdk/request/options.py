@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-
 from tav_sdk.diffusion.inversion import Correction
 from tav_sdk.errors import InputError, PromptError
+from tav_sdk.paths import given_path
 from tav_sdk.pocket import find_controlnet
 from tav_sdk.request.frames import check_whole
+from tav_sdk.request.kinds import check_switch, check_text, is_number
+from tav_sdk.words import brief
 
 CORRECTIONS: tuple[str, ...] = get_args(Correction)
 MAX_STEPS = 1000
@@ -47,10 +47,11 @@ class InvertOptions:
 
     def __post_init__(self) -> None:
         if self.prompt is not None:
-            _check_text("invert.prompt", self.prompt)
+            check_text("invert.prompt", self.prompt)
+        check_switch("invert.fast", self.fast)
         check_steps("invert.num_inversion_steps", self.num_inversion_steps)
         if self.correction not in CORRECTIONS:
-            raise InputError(f"must be {_either(CORRECTIONS)}, got {self.correction!r}", field="invert.correction")
+            raise InputError(f"must be {_either(CORRECTIONS)}, got {brief(self.correction)}", field="invert.correction")
         if self.fast and self.correction == "direct":
             raise InputError(
                 "cannot be direct with a fast inversion: direct needs the steps of DDIM, and a fast inversion takes "
@@ -59,8 +60,8 @@ class InvertOptions:
             )
         if self.correction == "negative-prompt" and self.prompt is not None and not self.prompt.strip():
             raise InputError(
-                f"must say what the clip shows for the correction negative-prompt, got {self.prompt!r}; leave it out "
-                "to invert with the tuned clip's caption",
+                f"must say what the clip shows for the correction negative-prompt, got {brief(self.prompt)}; leave it "
+                "out to invert with the tuned clip's caption",
                 field="invert.prompt",
             )
         check_seed("invert.posterior_seed", self.posterior_seed)
@@ -85,11 +86,11 @@ class SampleOptions:
     guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
-        _check_text("sample.negative_prompt", self.negative_prompt)
+        check_text("sample.negative_prompt", self.negative_prompt)
         check_steps("sample.num_inference_steps", self.num_inference_steps)
         scale = self.guidance_scale
-        if scale is not None and not (_is_number(scale) and math.isfinite(scale)):
-            raise InputError(f"must be a finite number, got {scale!r}", field="sample.guidance_scale")
+        if scale is not None and not is_number(scale):
+            raise InputError(f"must be a finite number, got {brief(scale)}", field="sample.guidance_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,18 +115,19 @@ class ControlOptions:
     def __post_init__(self) -> None:
         from tav_sdk.video.edges import DETECTORS
 
-        if str(self.video) not in DETECTORS and not Path(self.video).is_file():
+        if str(self.video) not in DETECTORS and not given_path("control.video", self.video).is_file():
             raise InputError(
                 f"must be a file, or one of {', '.join(DETECTORS)}; there is no file {self.video}",
                 field="control.video",
             )
-        if not find_controlnet(self.controlnet).is_dir():
+        if not find_controlnet(given_path("control.controlnet", self.controlnet)).is_dir():
             raise InputError(
                 f"must be pocket or a folder that tav export-controlnet wrote; {self.controlnet} is no folder "
                 "(ids on the hub are not fetched)",
                 field="control.controlnet",
             )
         check_control_scale(self.scale)
+        check_switch("control.inversion", self.inversion)
 
 
 def check_steps(field: str, steps: Any, most: int = MAX_STEPS) -> None:
@@ -152,13 +154,13 @@ def check_prompts(prompts: Any, field: str = "prompts") -> tuple[str, ...]:
     """One prompt or several, as a tuple.
 
     Raises:
-        PromptError: there is none, or one is empty or no text.
+        PromptError: there is none, or one is empty or no text in UTF-8.
     """
     given = (prompts,) if isinstance(prompts, str) else prompts
     if not isinstance(given, Sequence) or not given:
-        raise PromptError(f"must be a text or a list of texts, got {prompts!r}", field=field)
+        raise PromptError(f"must be a text or a list of texts, got {brief(prompts)}", field=field)
     for text in given:
-        _check_text(field, text)
+        check_text(field, text)
         if not text.strip():
             raise PromptError("must not be empty; say what the new video shows", field=field)
     return tuple(given)
@@ -172,8 +174,8 @@ def check_no_negative_prompt(negative_prompt: str) -> None:
     """
     if negative_prompt:
         raise InputError(
-            f"must be empty with the correction negative-prompt, got {negative_prompt!r}: the inversion's prompt is in "
-            "its place; leave one of them out",
+            f"must be empty with the correction negative-prompt, got {brief(negative_prompt)}: the inversion's prompt "
+            "is in its place; leave one of them out",
             field="sample.negative_prompt",
         )
 
@@ -184,18 +186,9 @@ def check_control_scale(scale: Any) -> float:
     Raises:
         InputError: it is no number from 0 to 10.
     """
-    if not (_is_number(scale) and 0 <= scale <= MAX_CONTROL_SCALE):
-        raise InputError(f"must be from 0 to {MAX_CONTROL_SCALE:g}, got {scale!r}", field="control.scale")
+    if not (is_number(scale) and 0 <= scale <= MAX_CONTROL_SCALE):
+        raise InputError(f"must be from 0 to {MAX_CONTROL_SCALE:g}, got {brief(scale)}", field="control.scale")
     return float(scale)
-
-
-def _check_text(field: str, text: Any) -> None:
-    if not isinstance(text, str):
-        raise PromptError(f"must be a text, got {type(text).__name__}", field=field)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def _either(names: Sequence[str]) -> str:

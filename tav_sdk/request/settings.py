@@ -11,7 +11,7 @@ from tav_sdk.bundle.manifest import Manifest
 from tav_sdk.diffusion.inversion import Correction, Inversion
 from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.errors import BundleError, InputError
-from tav_sdk.request.bundle_checks import check_takes_control, check_window
+from tav_sdk.request.bundle_checks import check_inversion, check_takes_control, check_window
 from tav_sdk.request.edit_request import EditRequest, FileFormat, GenerateRequest
 from tav_sdk.request.frames import FrameSelection
 from tav_sdk.request.options import (
@@ -95,8 +95,10 @@ class SampleSettings:
         """Fill in what was left open for sampling from an inversion, whose correction counts.
 
         Raises:
-            InputError: as :meth:`of`; or there is a negative prompt with the correction ``negative-prompt``.
+            InputError: as :meth:`of`; or it is no inversion, or there is a negative prompt with the correction
+                ``negative-prompt``.
         """
+        check_inversion(inversion)
         settings = cls.of(
             options,
             manifest,

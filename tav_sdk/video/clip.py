@@ -13,9 +13,12 @@ import numpy as np
 
 from tav_sdk.errors import InputError, NotAVideoError
 from tav_sdk.files import new_file
+from tav_sdk.paths import as_path
 from tav_sdk.video.frames import check_frames
+from tav_sdk.video.limits import check_held, check_rate
 from tav_sdk.video.reader import decode, display_matrix, kept_frames, nominal_rate, open_video, shown
 from tav_sdk.video.writer import WRITERS, check_fps, shown_suffix
+from tav_sdk.words import brief
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,8 +102,8 @@ class Video:
     def save(self, path: str | os.PathLike[str], fps: float | None = None) -> Path:
         """Write the clip; the suffix of ``path`` says how. An existing file is replaced.
 
-        - ``.mp4``: H.264, yuv420p, crf 16, index in front. Odd heights and widths grow by one repeated row or column,
-          since players do not decode the formats that could keep them.
+        - ``.mp4``: H.264, yuv420p, crf 18, index in front; equal frames give equal files. Odd heights and widths grow
+          by one repeated row or column, since players do not decode the formats that could keep them.
         - ``.gif``: one palette for the whole clip, looping; the format's delays are in 1/100 s, at least 2 of them.
         - ``.webp``: animated, looping, quality 90.
         - ``.png``: a contact sheet with frame numbers.
@@ -117,7 +120,7 @@ class Video:
             InputError: another suffix, or ``fps`` out of range.
             OutputError: the file cannot be written (permission, disk full, a folder of that name).
         """
-        path = Path(path)
+        path = as_path("path", path)
         write = WRITERS.get(path.suffix.lower())
         if write is None:
             raise InputError(f"{path}: expected a name that ends in {', '.join(WRITERS)}, got {shown_suffix(path)}.")
@@ -156,22 +159,23 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     Raises:
         VideoNotFoundError, NotAVideoError, TruncatedVideoError: as :func:`read_video`.
     """
-    path = Path(path)
+    path = as_path("path", path)
     with open_video(path) as (container, stream):
         frame = next(decode(path, container, stream), None)
         if frame is None:
             raise NotAVideoError(f"{path} is not a video: its video stream has no frames.")
-        height, width, _ = shown(frame, stream, display_matrix(frame))
+        height, width, _ = shown(path, frame, stream, display_matrix(frame))
         if stream.duration is not None and stream.time_base is not None:
             duration = float(stream.duration * stream.time_base)
         else:
             duration = container.duration / 1e6 if container.duration else None
+        rate = check_rate(path, float(nominal_rate(path, stream)))
         return VideoInfo(
             width=width,
             height=height,
-            fps=float(nominal_rate(path, stream)),
-            num_frames=stream.frames or None,
-            duration=duration,
+            fps=rate,
+            num_frames=stream.frames if stream.frames > 0 else None,
+            duration=duration if duration is not None and duration >= 0 else None,
             codec=stream.codec_context.name,
             rotation=-round(frame.rotation / 90) * 90 % 360,
         )
@@ -206,14 +210,18 @@ def read_video(
         NotAVideoError: a folder, another kind of file, or a file without a video stream.
         NotEnoughFramesError: the file is whole but has fewer frames.
         TruncatedVideoError: the file ends, or its data break off, before the frames that were asked for.
+        VideoError: frames, rate or all frames together are beyond :mod:`tav_sdk.video.limits`.
     """
-    path = Path(path)
+    path = as_path("path", path)
     size = check_sampling(num_frames, start, stride, size)
+    if size is not None and num_frames is not None:
+        check_held(path, num_frames, *size)
     frames, fps = [], 0.0
     for frame, rate in kept_frames(path, num_frames=num_frames, start=start, stride=stride, size=size):
         frames.append(frame())
+        check_held(path, len(frames), *frames[0].shape[:2])
         fps = rate
-    return Video(frames=np.stack(frames), fps=fps)  # (f, h, w, 3)
+    return Video(frames=np.stack(frames), fps=check_rate(path, fps))  # (f, h, w, 3)
 
 
 class FrameHash:
@@ -256,14 +264,14 @@ def check_sampling(num_frames: Any, start: Any, stride: Any, size: Any) -> tuple
 
 def check_int(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
+        raise InputError(f"{name}: expected a whole number of at least {least}, got {brief(value)}.")
 
 
 def _check_pair(size: Any) -> tuple[int, int]:
     try:
         height, width = size
     except (TypeError, ValueError):
-        raise InputError(f"size: expected (height, width) in pixels, got {size!r}.") from None
+        raise InputError(f"size: expected (height, width) in pixels, got {brief(size)}.") from None
     check_int("size: height", height, 1)
     check_int("size: width", width, 1)
     return int(height), int(width)

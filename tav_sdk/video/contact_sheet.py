@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +11,7 @@ import numpy as np
 
 from tav_sdk.errors import InputError
 from tav_sdk.video.frames import check_frames
+from tav_sdk.words import brief, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +24,7 @@ _TILE_WIDTH = 192  # pixels, the widest a frame becomes unless ``scale`` says ot
 _SMALL = 96  # pixels; narrower frames are drawn at twice their size
 _MAX_FRAMES = 64
 _INK, _FAINT_INK, _PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
+_MAX_LABEL = 600  # characters; the rest of a longer label is left out
 _LABEL_SIZE, _INDEX_SIZE = 18, 13  # font sizes, pixels
 _MARGIN, _GAP = 16, 6  # pixels around the sheet, and between frames
 
@@ -62,8 +65,8 @@ def contact_sheet(
     """Draw one row for each clip, such as a source and its edits: label above, frames left to right, index below each.
 
     Args:
-        rows: label to clip, ``(f, h, w, 3)`` uint8 RGB, or to some frames of one; long labels are wrapped, an empty one
-            takes no room.
+        rows: label to clip, ``(f, h, w, 3)`` uint8 RGB, or to some frames of one; long labels are wrapped, and cut
+            after 600 characters; an empty one takes no room.
         num_columns: frames in a row. Of a longer clip this many are shown, evenly chosen, first and last included.
         scale: drawn size over frame size; ``None`` draws frames at their size, but no wider than 192 pixels, and
             twice as large where they are narrower than 96.
@@ -82,7 +85,7 @@ def contact_sheet(
         frames = _frames_of(clip)
         indices = evenly(len(frames), num_columns)
         numbers = [clip.indices[index] for index in indices] if isinstance(clip, Excerpt) else indices
-        drawn.append(_Row(label=str(label), frames=frames, indices=indices, numbers=numbers))
+        drawn.append(_Row(label=_cut(str(label)), frames=frames, indices=indices, numbers=numbers))
     return _draw(drawn, scale)
 
 
@@ -103,7 +106,7 @@ def frame_sheet(
 
 def _check_columns(num_columns: Any) -> None:
     if isinstance(num_columns, bool) or not isinstance(num_columns, (int, np.integer)) or num_columns < 1:
-        raise InputError(f"num_columns: expected a whole number of at least 1, got {num_columns!r}.")
+        raise InputError(f"num_columns: expected a whole number of at least 1, got {brief(num_columns)}.")
 
 
 def _frames_of(clip: Any) -> NDArray[np.uint8]:
@@ -122,8 +125,8 @@ def evenly(num_frames: int, most: int) -> list[int]:
 def _draw(rows: Sequence[_Row], scale: float | None) -> NDArray[np.uint8]:
     from PIL import Image, ImageDraw, ImageFont
 
-    if scale is not None and not 0 < scale <= 16:
-        raise InputError(f"scale: expected a number above 0 and at most 16, got {scale!r}.")
+    if scale is not None and not (isinstance(scale, int | float | np.number) and 0 < scale <= 16):
+        raise InputError(f"scale: expected a number above 0 and at most 16, got {brief(scale)}.")
     label_font, index_font = ImageFont.load_default(_LABEL_SIZE), ImageFont.load_default(_INDEX_SIZE)
     label_line, index_line = _LABEL_SIZE + 6, _INDEX_SIZE + 8
     sizes = [_tile_size(row.frames, scale) for row in rows]  # (height, width) each
@@ -160,6 +163,14 @@ def _tile_size(frames: NDArray[np.uint8], scale: float | None) -> tuple[int, int
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
+def _cut(label: str) -> str:
+    """A label in one line that can be drawn and measured in no time, whatever it says."""
+    # Twice as much as can stay: spaces and what is escaped change the length.
+    text = printable(" ".join(label[: 2 * _MAX_LABEL].split()))
+    is_whole = len(label) <= 2 * _MAX_LABEL and len(text) <= _MAX_LABEL
+    return text if is_whole else f"{text[: _MAX_LABEL - 3]}..."
+
+
 def _wrapped(label: str, font: FreeTypeFont | ImageFont, width: float) -> list[str]:
     """Break a label into lines of at most ``width`` pixels, at spaces where there are any."""
     lines: list[str] = []
@@ -168,7 +179,8 @@ def _wrapped(label: str, font: FreeTypeFont | ImageFont, width: float) -> list[s
             lines[-1] += f" {word}"
             continue
         while font.getlength(word) > width and len(word) > 1:
-            fits = max(n for n in range(1, len(word) + 1) if n == 1 or font.getlength(word[:n]) <= width)
+            lengths = range(2, len(word) + 1)
+            fits = 1 + bisect_right(lengths, width, key=lambda length: font.getlength(word[:length]))
             lines.append(word[:fits])
             word = word[fits:]
         lines.append(word)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tav_sdk.errors import NotEnoughFramesError, VideoError
+from tav_sdk.paths import as_path
 from tav_sdk.video.clip import Clip, FrameHash, Video, check_int, check_sampling
+from tav_sdk.video.limits import check_rate
 from tav_sdk.video.reader import kept_frames
-from tav_sdk.video.writer import check_fps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +21,8 @@ __all__ = ["VideoFile", "open_clip"]
 
 IN_MEMORY = 64
 """Frames of a clip that :func:`open_clip` holds in memory at most."""
+IN_MEMORY_BYTES = 1 << 30
+"""Their bytes at most."""
 
 
 def open_clip(
@@ -63,7 +65,7 @@ class _Pass:
         size: tuple[int, int] | None,
         keep: int,
     ) -> None:
-        self.path = Path(path)
+        self.path = as_path("path", path)
         size = check_sampling(num_frames, start, stride, size)
         self.sampling: dict[str, Any] = {"num_frames": num_frames, "start": start, "stride": stride, "size": size}
         self.num_frames = self.height = self.width = 0
@@ -78,14 +80,14 @@ class _Pass:
             self.fps = rate
             if self.kept is not None:
                 self.kept.append(frame)
-                if len(self.kept) <= keep:
+                if len(self.kept) <= keep and len(self.kept) * frame.nbytes <= IN_MEMORY_BYTES:
                     continue
                 for earlier in self.kept:
                     digest.add(earlier)
                 self.kept = None
             else:
                 digest.add(frame)
-        self.fps = check_fps(self.fps)
+        self.fps = check_rate(self.path, self.fps)
         self.content_hash = (
             "" if self.kept is not None else digest.finish((self.num_frames, self.height, self.width, 3))
         )

@@ -6,6 +6,7 @@ Decoding goes through PyAV (FFmpeg), which is imported at use.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -23,9 +24,12 @@ from tav_sdk.errors import (
     VideoNotFoundError,
 )
 from tav_sdk.video.frames import apply_display_matrix, cover_crop
+from tav_sdk.video.limits import MAX_FRAME_PIXELS, check_aspect, check_frame, check_read
+from tav_sdk.video.mp4_index import check_mp4_index
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.stream import Stream
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
@@ -56,9 +60,9 @@ def kept_frames(
                 if matrix is None or frame.rotation != rotation:
                     rotation, matrix = frame.rotation, display_matrix(frame)
                 if size is None:
-                    size = shown(frame, stream, matrix)[:2]
+                    size = shown(path, frame, stream, matrix)[:2]
                 kept += 1
-                yield partial(_to_rgb, frame, stream, matrix, size), float(rate.add(frame.pts))
+                yield partial(_to_rgb, path, frame, stream, matrix, size), float(rate.add(frame.pts))
             seen += 1
             if kept == num_frames:
                 break
@@ -77,20 +81,44 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     from av.error import FFmpegError
     from av.stream import Disposition
 
+    limit = {"max_pixels": str(MAX_FRAME_PIXELS)}  # decoders refuse more, also where the size changes on the way
     try:
-        container = av.open(str(path.absolute()), options={"format_whitelist": _READ_FORMATS})
+        _check_picture(path)
+        check_mp4_index(path)
+        container = av.open(str(path.absolute()), options={"format_whitelist": _READ_FORMATS, **limit})
     except PermissionError as error:
         raise VideoError(f"{path} cannot be read: permission denied. Allow reading it.") from error
-    except FFmpegError as error:
+    except (FFmpegError, ValueError) as error:  # ValueError: a name that PyAV cannot take
         raise _unopenable(path) from error
     with container:
         for stream in container.streams.video:
+            if stream.codec_context is None:  # whatever PyAV's types say
+                raise NotAVideoError(f"{path} has pictures in a codec that is not known here. Convert it to mp4 first.")
             if not stream.disposition & Disposition.attached_pic:  # cover art of an audio file
+                check_frame(path, stream.codec_context.height, stream.codec_context.width)
+                stream.codec_context.options = limit
                 stream.thread_type = "AUTO"
                 yield container, stream
                 return
-        kinds = ", ".join(f"{stream.type} ({stream.codec_context.name})" for stream in container.streams) or "none"
+        kinds = ", ".join(f"{one.type} ({_codec(one)})" for one in container.streams) or "none"
         raise NotAVideoError(f"{path} has no video stream; its streams: {kinds}. Give a file with pictures in it.")
+
+
+def _codec(stream: Stream) -> str:
+    """A codec's name; streams of no known codec have no context."""
+    return stream.codec_context.name if stream.codec_context is not None else "unknown"
+
+
+def _check_picture(path: Path) -> None:
+    """Check the size in the head of a GIF or PNG, which the decoder does not tell of frames that it refuses."""
+    with path.open("rb") as file:
+        head = file.read(24)
+    if head[:4] == b"GIF8" and len(head) >= 10:
+        width, height = struct.unpack("<HH", head[6:10])
+        check_frame(path, height, width)
+    elif head[:4] == b"\x89PNG" and len(head) == 24:
+        width, height = struct.unpack(">II", head[16:])
+        check_frame(path, height, width)
 
 
 def _unopenable(path: Path) -> VideoError:
@@ -116,7 +144,7 @@ def decode(path: Path, container: InputContainer, stream: VideoStream) -> Iterat
             f"{path} is truncated: it has {size} bytes, its index names frames up to byte {end}. "
             "Copy or download the file again."
         )
-    seen = 0
+    seen = pixels = 0
     last: float | None = None
     cause: Exception | None = None
     try:
@@ -127,6 +155,9 @@ def decode(path: Path, container: InputContainer, stream: VideoStream) -> Iterat
                 frames, broken = packet.decode(), False
             for frame in frames:
                 seen, last = seen + 1, frame.time
+                pixels += frame.height * frame.width
+                check_frame(path, frame.height, frame.width)
+                check_read(path, pixels)
                 yield frame
             if broken:
                 break
@@ -135,6 +166,11 @@ def decode(path: Path, container: InputContainer, stream: VideoStream) -> Iterat
                 return
     except FFmpegError as error:
         cause = error
+    if not seen and not stream.codec_context.width:
+        raise VideoError(
+            f"{path} has no frame that can be decoded: it is damaged, or its frames have more than the "
+            f"{MAX_FRAME_PIXELS} pixels that are read. Copy it again, or scale it down."
+        ) from cause
     of_total = f" of {stream.frames}" if stream.frames else ""
     raise TruncatedVideoError(
         f"{path} is truncated or damaged: its data break off after {seen}{of_total} frames. "
@@ -159,22 +195,37 @@ def display_matrix(frame: VideoFrame) -> NDArray[np.int32]:
     )
 
 
-def shown(frame: VideoFrame, stream: VideoStream, matrix: NDArray[np.int32]) -> tuple[int, int, float]:
-    """Height and width as shown, and the width over height of one stored pixel after rotation."""
+def shown(path: Path, frame: VideoFrame, stream: VideoStream, matrix: NDArray[np.int32]) -> tuple[int, int, float]:
+    """Height and width as shown, and the width over height of one stored pixel after rotation.
+
+    Raises:
+        VideoError: pixels or frames are of a shape that is not read.
+    """
     aspect = float(stream.sample_aspect_ratio or 1)
+    check_aspect(path, aspect)
     height, width = frame.height, frame.width
-    if abs(matrix[1]) > abs(matrix[0]):
+    if abs(int(matrix[1])) > abs(int(matrix[0])):
         height, width, aspect = width, height, 1 / aspect
-    return height, max(1, round(width * aspect)), aspect
+    width = max(1, round(width * aspect))
+    check_frame(path, height, width)
+    return height, width, aspect
 
 
 def _to_rgb(
-    frame: VideoFrame, stream: VideoStream, matrix: NDArray[np.int32], size: tuple[int, int]
+    path: Path, frame: VideoFrame, stream: VideoStream, matrix: NDArray[np.int32], size: tuple[int, int]
 ) -> NDArray[np.uint8]:
+    from av.error import FFmpegError
+
+    aspect = shown(path, frame, stream, matrix)[2]
     # The frame's own colour matrix and range hold; where it names none, BT.601 limited, as in FFmpeg and OpenCV.
-    rgb = np.asarray(frame.to_ndarray(format="rgb24", interpolation=scaling()), dtype=np.uint8)  # (h, w, 3)
-    rgb = apply_display_matrix(rgb, matrix)
-    return cover_crop(rgb, size, shown(frame, stream, matrix)[2])
+    try:
+        rgb = np.asarray(frame.to_ndarray(format="rgb24", interpolation=scaling()), dtype=np.uint8)  # (h, w, 3)
+    except (FFmpegError, ValueError) as error:
+        raise VideoError(
+            f"{path} has frames that cannot be shown ({frame.format.name}, {frame.height}x{frame.width}): {error}. "
+            "Convert it to mp4 first."
+        ) from error
+    return cover_crop(apply_display_matrix(rgb, matrix), size, aspect)
 
 
 def scaling() -> int:

@@ -46,6 +46,22 @@ def test_a_scalar_stays_a_scalar(engine):
     assert engine.feeds["timestep"].shape == ()
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [(("batch", 4), "float32"), (("batch", 4, 9), "float32"), (VIDEO.shape, "float16")]
+)
+def test_an_output_that_is_not_as_the_manifest_says_is_an_error(shape, dtype):
+    engine = Doubling("unet", [VIDEO, STATES, TIME], [TensorSpec("out", dtype, shape)])
+    text = r"the unet graph gave its output 'out' as float32\[2, 4, 8\], expected .*; its manifest belongs to another"
+    with pytest.raises(EngineError, match=text):
+        engine.run(feeds())
+
+
+def test_an_output_that_is_missing_is_an_error():
+    engine = Doubling("unet", [VIDEO, STATES, TIME], [TensorSpec("y", "float32", VIDEO.shape)])
+    with pytest.raises(EngineError, match="the unet graph gave its output 'y' as none, expected float32"):
+        engine.run(feeds())
+
+
 def test_a_missing_input_is_named(engine):
     given = feeds()
     del given["states"]

@@ -30,7 +30,7 @@ def test_an_ablation_exports(options, tmp_path):
         layers_per_block=1,
         block_out_channels=(8,),
         down_block_types=("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",),
+        up_block_types=("UpBlock2D",),  # one place with attention: tracing takes its time
         mid_block_type=None,
         norm_num_groups=4,
         cross_attention_dim=12,

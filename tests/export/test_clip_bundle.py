@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 
 import numpy as np
@@ -44,7 +45,7 @@ def test_the_weights_alone_are_written_and_the_rest_is_linked(tiny_bundle, other
     assert all(first.graph(name).key == second.graph(name).key for name in second.manifest.graphs)
 
 
-def test_it_equals_an_export_of_its_own(other_run, other_bundle, tmp_path):
+def test_it_equals_an_export_of_its_own(other_run, other_bundle, tmp_path, traced_anew):
     alone = export_bundle(other_run, tmp_path / "alone", ExportOptions(windows=False))
     for name in GRAPHS:
         assert Bundle(alone).graph(name).key == Bundle(other_bundle).graph(name).key
@@ -72,6 +73,21 @@ def test_files_are_copied_where_they_cannot_be_linked(other_run, tiny_bundle, tm
     out = export_clip(other_run, tmp_path / "out", bundle=tiny_bundle)
     assert not os.path.samefile(tiny_bundle / "unet/model.onnx", out / "unet/model.onnx")
     Bundle(out)
+
+
+def test_a_full_disk_is_an_output_error(other_run, tiny_bundle, tmp_path, monkeypatch):
+    def no_links(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", no_links)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limit[1]))  # writing more fails, as on a full disk
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*out: File too large"):
+            export_clip(other_run, tmp_path / "out", bundle=tiny_bundle)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list(tmp_path.iterdir()) == []
 
 
 def edited_run(run, tmp_path, change):

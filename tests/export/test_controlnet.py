@@ -14,6 +14,7 @@ from tav_sdk.bundle.bundle import Bundle
 from tav_sdk.bundle.layout import DOWN_RESIDUAL, MID_RESIDUAL, UNET
 from tav_sdk.errors import BaseModelError, BundleError, InputError, PickledWeightsError
 from tav_sdk.export import ExportOptions, export_bundle, export_controlnet
+from tav_sdk.export.controlnet import _load
 from tav_sdk.pipeline.controlnet import Control, ControlNet
 from tav_sdk.training import PretrainedBase
 from tav_sdk.video.clip import Video
@@ -42,7 +43,7 @@ def tiny_controlnet(made_once, tiny_base):
 
 
 @pytest.fixture(scope="session")
-def control_bundle(made_once, tiny_run):
+def control_bundle(made_once, tiny_run, traced_once):
     """``tiny_run`` exported with control; do not write into it."""
     return made_once(
         "control_bundle", lambda path: export_bundle(tiny_run, path, ExportOptions(control=True, windows=False))
@@ -236,6 +237,28 @@ def test_what_is_no_controlnet_is_refused(tiny_base, control_bundle, tmp_path):
         export_controlnet(tmp_path, tmp_path / "net", bundle=control_bundle)
     with pytest.raises(BundleError, match=r"there is no exported ControlNet at .*: controlnet.json is missing"):
         ControlNet(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"layers_per_block": 1000000}', r"config.json is not valid: layers_per_block: Input should be less than"),
+        (
+            '{"conditioning_embedding_out_channels": []}',
+            "conditioning_embedding_out_channels: List should have at least",
+        ),
+        (
+            '{"_class_name": "ControlNetModel", "block_out_channels": null}',
+            "block_out_channels: Input should be a valid",
+        ),
+        ("[" * 100_000, "config.json is nested more than 64 deep; download the model again"),
+        ("3", "config.json is not valid: Input should be a valid dictionary"),
+    ],
+)
+def test_a_configuration_out_of_bounds_is_refused(tmp_path, content, said):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(BaseModelError, match=said):
+        _load(tmp_path, allow_pickle=False)
 
 
 def test_a_control_video_of_another_length_or_size_is_refused(exported, feeds):

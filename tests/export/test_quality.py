@@ -100,7 +100,7 @@ def test_videos_are_made_from_noise_where_the_clip_is_gone(bundle, run, embedded
 
 @pytest.mark.parametrize(("precision", "most"), [("fp16", 90), ("bf16", 70)])
 def test_half_precision_is_rounded_as_on_a_gpu(
-    precision, most, made_once, tiny_run, run, embedded, tmp_path, monkeypatch
+    precision, most, made_once, tiny_run, traced_once, run, embedded, tmp_path, monkeypatch
 ):
     """Random weights make more of an error than trained ones."""
     monkeypatch.setitem(QUALITY_TOLERANCES, precision, QualityTolerance(psnr=25, clip_text=0.1))

@@ -14,6 +14,8 @@ from tav_sdk.export.int8 import STEPS
 from tav_sdk.training import load_run
 from tav_sdk.training.checkpoint import tuned_names
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 def test_a_bundle_has_five_graphs_each_compared_with_its_model(tiny_bundle):
     manifest = Bundle(tiny_bundle).manifest

@@ -137,7 +137,31 @@ def test_another_model(folder):
 
 def test_a_configuration_that_cannot_be_read(folder):
     (folder / "config.json").write_text("{")
-    with pytest.raises(BaseModelError, match=r"config\.json of the CLIP .* cannot be read"):
+    with pytest.raises(
+        BaseModelError, match=r"config\.json is not valid JSON: .*; give a CLIP in the transformers format"
+    ):
+        ClipScorer(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "said"),
+    [
+        ("config.json", {"text_config": {"num_hidden_layers": 10**6}}, r"text_config\.num_hidden_layers: Input should"),
+        ("config.json", {"vision_config": None, "text_config": 3}, r"config\.json of the CLIP .* text_config: Input"),
+        (
+            "config.json",
+            {"text_config": {"hidden_size": 8192, "num_hidden_layers": 64}},
+            r"the weights of the CLIP .* do not fit its config\.json: it describes a model of \d+ numbers",
+        ),
+        ("preprocessor_config.json", {"size": {"shortest_edge": 10**6}}, "shortest_edge: Input should be less than"),
+        ("preprocessor_config.json", {"crop_size": "x"}, "crop_size: Input should be"),
+        ("tokenizer_config.json", {"model_max_length": None}, "model_max_length: Input should be a valid integer"),
+        ("tokenizer.json", {"normalizer": {"type": "Precompiled"}}, "normalizer: Input tag 'Precompiled'"),
+    ],
+)
+def test_a_configuration_out_of_bounds(folder, file, changes, said):
+    (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **changes}))
+    with pytest.raises(BaseModelError, match=said):
         ClipScorer(folder)
 
 

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from tav_sdk.errors import ConfigError
@@ -95,3 +97,62 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, message):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="there is no configuration file"):
         read_config(tmp_path / "none.yaml")
+
+
+def bombs(text: str) -> str:
+    """Ten levels of aliases, each of ten: ten billion values."""
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    return "\n".join(lines + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (bombs(""), r"cannot be read as YAML: an alias \(\*name\) is not read here; write the value out \(line 2"),
+        ("a: &a [*a]", "an alias"),
+        ("a: &a {b: 1}\nc:\n  <<: *a\n", "an alias"),
+        ("[" * 100_000, "it is nested more than 64 deep"),
+        ("a: " + "{a: " * 100 + "1" + "}" * 100, "it is nested more than 64 deep"),
+        ("- " * 5000 + "a", "it is nested more than 64 deep"),
+        ("a: !!python/object/apply:os.system [true]", "could not determine a constructor for the tag"),
+        ("a: 2001-99-99", "cannot be read as YAML: month must be in 1..12"),
+        ("a: " + "9" * 5000, "cannot be read as YAML: Exceeds the limit"),
+        ("? [1, 2]\n: 3\n? {a: 1}\n: 3", "cannot be read as YAML: found unhashable key"),
+        ("3: 4", "must have words as keys, got 3"),
+        ("seed: 1\nseed: 2\n", r"the key 'seed' is there twice \(line 2, column 1\)"),
+        ("a: 1\n---\nb: 2\n", "but found another document"),
+        ("a: \x07", "special characters are not allowed"),
+        ("# " + "x" * (257 << 10), "more than the 262144 that are read"),
+        ("", "must hold keys and values, got NoneType"),
+    ],
+)
+def test_a_file_that_would_not_end_or_is_malformed_is_refused(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        read_config(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("section", ["train_data", "validation_data"])
+@pytest.mark.parametrize("value", ["", "5", "[a, b]", "clip.mp4"])
+def test_a_section_without_keys_is_refused(tmp_path, section, value):
+    text = f"pretrained_model_path: p\n{section}: {value}\n"
+    with pytest.raises(ConfigError, match=rf"{section} in .* must hold keys and values, got .*; indent them below"):
+        read_config(write(tmp_path, text))
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for path, message in (
+        ("/dev/zero", "is not a regular file; give a YAML file"),
+        (tmp_path / "pipe", "is not a regular file; give a YAML file"),
+        (tmp_path, "is not a regular file|cannot be read: Is a directory"),
+        (tmp_path / "loop", "cannot be read: Too many levels"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_config(path)
+
+
+def test_text_that_is_not_utf8_is_refused(tmp_path):
+    (tmp_path / "config.yaml").write_bytes(b"prompt: caf\xe9\n")
+    with pytest.raises(ConfigError, match=r"is not text in UTF-8 \(byte 11\)"):
+        read_config(tmp_path / "config.yaml")

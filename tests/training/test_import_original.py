@@ -193,7 +193,7 @@ def test_the_number_of_frames_is_checked(imported, released):
         imported(released, num_frames=0)
 
 
-def test_it_is_exported_and_edited(tav, released, tiny_base, clip_path, work):
+def test_it_is_exported_and_edited(tav, released, tiny_base, clip_path, work, traced_once):
     args = ("--base", tiny_base, "--prompt", PROMPT, "--frames", 2, "--height", 32, "--width", 32)
     result = tav("import-original", released, *args, "--out", work / "run")
     assert result.exit_code == 0, result.stderr

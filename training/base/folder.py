@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 from collections.abc import Collection, Iterator
 from functools import cached_property
@@ -23,6 +22,7 @@ from tav_sdk.errors import BaseModelError, PickledWeightsError
 from tav_sdk.files import sha256_of
 from tav_sdk.training.base.layout import PARTS, WEIGHTS, check_pipeline, find_weights, part_files
 from tav_sdk.training.base.mismatches import listed
+from tav_sdk.training.base.part_configs import KINDS, TextConfig, check_has_weights, read_part_config
 from tav_sdk.training.base.reading import PICKLED, reading
 
 BUFFERS = ("position_ids",)
@@ -66,14 +66,11 @@ class BaseFolder:
 
     @cached_property
     def _configs(self) -> dict[str, dict[str, Any]]:
-        try:
-            return {
-                part: dict(json.loads((self.path / part / name).read_text(encoding="utf-8")))
-                for part, name in PARTS.items()
-                if (self.path / part / name).is_file()
-            }
-        except (OSError, ValueError, TypeError) as error:
-            raise BaseModelError(f"a configuration of the base model {self.path} cannot be read: {error}") from error
+        return {
+            part: read_part_config(self.path / part / name, KINDS[part])
+            for part, name in PARTS.items()
+            if (self.path / part / name).is_file()
+        }
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -100,6 +97,12 @@ class BaseFolder:
 
     def load_text_encoder(self) -> CLIPTextModel:
         """The text encoder in float32."""
+        found = find_weights(self.path / "text_encoder", "text_encoder")
+        check_has_weights(
+            TextConfig.model_validate(self.configs["text_encoder"]).size,
+            found.files if found else (),
+            f"the text_encoder of the base model {self.path}",
+        )
         return self._load("text_encoder", CLIPTextModel)
 
     def _load(self, part: str, kind: Any) -> Any:

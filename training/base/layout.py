@@ -5,14 +5,17 @@ Without PyTorch.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from tav_sdk.errors import BaseModelError
+from tav_sdk.reading import MAX_CONFIG_BYTES, read_json, validated
+from tav_sdk.words import brief
 
 PARTS = {
     "unet": "config.json",
@@ -42,6 +45,16 @@ _WEIGHTS = re.compile(
     r"(?P<index>\.index(?:\.(?P<of>\w+))?\.json)?"
 )
 _ANY_WEIGHTS = re.compile(r"(diffusion_|diffusion_flax_|pytorch_|flax_|tf_|rust_|open_clip_)?(pytorch_)?model[.-]")
+
+ShardName = Annotated[str, Field(pattern=r"^[\w.-]{1,200}\.(safetensors|bin)$")]
+
+
+class _ShardIndex(BaseModel):
+    """By tensor, the file beside the index that holds it."""
+
+    model_config = ConfigDict(strict=True)
+
+    weight_map: Annotated[dict[str, ShardName], Field(max_length=100_000)]
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,7 @@ def check_pipeline(folder: Path, what: str) -> None:
         BaseModelError: it is of another kind.
     """
     index = _read(folder / INDEX)
-    kind = str(index.get("_class_name", ""))
+    kind = str(index.get("_class_name", ""))[:100]
     if "transformer" in index or (folder / "transformer").is_dir():
         reason = "it has a transformer, as SD 3, Flux and PixArt have, so there is no U-Net to inflate"
     elif "text_encoder_2" in index or (folder / "text_encoder_2").is_dir():
@@ -127,7 +140,7 @@ def check_unet(config: Mapping[str, Any], what: str) -> None:
     Raises:
         BaseModelError: it is of another kind than Stable Diffusion's.
     """
-    kind = str(config.get("_class_name") or UNET_CLASS)
+    kind = str(config.get("_class_name") or UNET_CLASS)[:100]
     if kind == "UNet3DConditionModel":
         reason = f"is a {kind}, a video model already; tav import-original takes those of the released code"
     elif kind.startswith("UNet") and kind != UNET_CLASS:
@@ -149,7 +162,7 @@ def _given(config: Mapping[str, Any], *names: str) -> str:
     """Those of the names that are set to something, with their values."""
     values = {name: config.get(name) for name in names}
     return ", ".join(
-        f"{name}={value!r}"
+        f"{name}={brief(value)}"
         for name, value in values.items()
         if value not in (None, False) and not (isinstance(value, (list, tuple)) and not any(value))
     )
@@ -164,20 +177,21 @@ def _blocks(config: Mapping[str, Any]) -> list[Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        values = read_json(path, max_bytes=MAX_CONFIG_BYTES, error=BaseModelError, advice="download the model again")
+    except BaseModelError:
         return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _check_shards(folder: Path, files: tuple[Path, ...]) -> None:
     for path in files:
         if path.suffix != ".json":
             continue
-        try:
-            shards = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BaseModelError(f"{path} is no index of shards: {error}; download the model again") from error
+        advice = "download the model again"
+        values = read_json(path, error=BaseModelError, advice=advice)
+        index = validated(_ShardIndex, values, what=f"{path}, an index of shards,", error=BaseModelError, advice=advice)
+        shards = set(index.weight_map.values())
         if missing := sorted(shard for shard in shards if not (folder / shard).is_file()):
             raise BaseModelError(
-                f"{path} names shards that are not there: {', '.join(missing)}; download the model again"
+                f"{path} names shards that are not there: {', '.join(missing[:10])}; download the model again"
             )

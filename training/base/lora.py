@@ -9,7 +9,6 @@ that every tensor of a file is accounted for, and peft is not needed.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,19 +24,20 @@ from diffusers.utils.state_dict_utils import (
     convert_state_dict_to_peft,
     convert_unet_state_dict_to_peft,
 )
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tav_sdk.errors import BaseModelError, PickledWeightsError
 from tav_sdk.training.base.lora_file import LoraFile
+from tav_sdk.training.base.lora_metadata import LoraMetadata, PartMetadata
 from tav_sdk.training.base.mismatches import listed
+from tav_sdk.training.base.pickled import load_pickled
 from tav_sdk.training.base.reading import PICKLED, reading
+from tav_sdk.training.tensor_file import read_header
 
 UNET, TEXT_ENCODER = "unet", "text_encoder"
-METADATA = "lora_adapter_metadata"
-"""Where diffusers keeps peft's configuration in a file: JSON of ``unet.lora_alpha`` and the like."""
+ADVICE = "download or convert it again"
 OTHER_KINDS = {
     "dora_scale": "DoRA",
     "lora_magnitude_vector": "DoRA",
@@ -100,6 +100,11 @@ def fuse(
         for name, pair in found.items():
             weight = modules[name].weight
             weight += lora.scale * pair.delta(weight.shape)  # type: ignore[operator]
+            if not weight.isfinite().all():
+                raise BaseModelError(
+                    f"the LoRA {lora.path} makes {part}.{name} infinite: its factors, their alpha or the scale "
+                    f"{lora.scale:g} are too large; give a smaller scale, as FILE:0.8"
+                )
 
 
 def check_loras(configs: Mapping[str, Any], loras: Sequence[LoraFile], *, allow_pickle: bool) -> None:
@@ -131,13 +136,12 @@ def _read(lora: LoraFile, unet_config: Mapping[str, Any], *, allow_pickle: bool)
                 f"{what} is pickled; reading a pickle can run code. Convert it to .safetensors, or, if you trust it, "
                 "allow it with allow_pickle, which reads tensors only (weights_only)"
             )
-        with reading(what):
-            tensors, metadata = torch.load(lora.path, map_location="cpu", weights_only=True), {}
+        tensors, metadata = load_pickled(lora.path, what, BaseModelError), LoraMetadata()
     else:
+        header = read_header(lora.path, error=BaseModelError, advice=ADVICE, what=what)
+        metadata = LoraMetadata.read(header.metadata, what)
         with reading(what):
             tensors = load_file(lora.path)
-            with safe_open(lora.path, framework="pt") as file:
-                metadata = json.loads((file.metadata() or {}).get(METADATA) or "{}")
     _check_kind(what, tensors, metadata)
     _check_whole(what, tensors)
     with reading(what):
@@ -155,11 +159,11 @@ def _read(lora: LoraFile, unet_config: Mapping[str, Any], *, allow_pickle: bool)
     }
 
 
-def _check_kind(what: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+def _check_kind(what: str, tensors: Mapping[str, Tensor], metadata: LoraMetadata) -> None:
     for mark, kind in OTHER_KINDS.items():
         if any(mark in key for key in tensors):
             raise BaseModelError(f"{what} is of the kind {kind}, which cannot be fused here; give a plain LoRA")
-    if any(metadata.get(f"{part}.use_dora") for part in (UNET, TEXT_ENCODER)):
+    if metadata.unet.use_dora or metadata.text_encoder.use_dora:
         raise BaseModelError(f"{what} is of the kind DoRA, which cannot be fused here; give a plain LoRA")
     if not tensors:
         raise BaseModelError(f"{what} is empty: there is no tensor in it; download it again")
@@ -172,13 +176,18 @@ def _check_kind(what: str, tensors: Mapping[str, Tensor], metadata: Mapping[str,
 
 def _check_whole(what: str, tensors: Mapping[str, Tensor]) -> None:
     sides = {key: _ANY_SIDE.search(key) for key in tensors}
+    for key, tensor in tensors.items():
+        if sides[key] and (tensor.ndim < 2 or not tensor.numel()):
+            raise BaseModelError(
+                f"{what} is damaged: {key} has the shape {tuple(tensor.shape)}, expected a factor of a matrix; {ADVICE}"
+            )
     others = {key: f"{key[: s.start(2)]}{_OTHER_SIDE[s[2]]}{key[s.end(2) :]}" for key, s in sides.items() if s}
     if halves := [f"{key} is there, {other} is not" for key, other in others.items() if other not in tensors]:
         raise BaseModelError(
             f"{what} is damaged: of {len(halves)} pairs of factors only one is there:{listed(halves)}Download or "
             "convert it again"
         )
-    if broken := [key for key, t in tensors.items() if isinstance(t, Tensor) and not t.float().isfinite().all()]:
+    if broken := [key for key, t in tensors.items() if not t.float().isfinite().all()]:
         more = f" and {len(broken) - 1} others" if len(broken) > 1 else ""
         raise BaseModelError(
             f"{what} has values that are not finite: {broken[0]}{more}; it would make a model of NaN. "
@@ -198,7 +207,7 @@ def _peft_names(tensors: Mapping[str, Any], part: str) -> dict[str, Any]:
 
 
 def _pairs(
-    lora: LoraFile, part: str, tensors: Mapping[str, Tensor], alphas: Mapping[str, float], metadata: Mapping[str, Any]
+    lora: LoraFile, part: str, tensors: Mapping[str, Tensor], alphas: Mapping[str, float], metadata: LoraMetadata
 ) -> dict[str, _Pair]:
     sides: dict[str, dict[str, Tensor]] = {}
     problems = []
@@ -217,21 +226,19 @@ def _pairs(
         if key.startswith(f"{part}.")
     }
     by_module = {_SIDE.sub("", key): alpha for key, alpha in _peft_names(named, part).items()}
-    config = {key.removeprefix(f"{part}."): value for key, value in metadata.items() if key.startswith(f"{part}.")}
+    config = metadata.unet if part == UNET else metadata.text_encoder
     return {
         name: _Pair(both["A"], both["B"], _scale(name, int(both["A"].shape[0]), by_module, config))
         for name, both in sides.items()
     }
 
 
-def _scale(name: str, rank: int, alphas: Mapping[str, float], config: Mapping[str, Any]) -> float:
+def _scale(name: str, rank: int, alphas: Mapping[str, float], config: PartMetadata) -> float:
     """``alpha / rank``; without an alpha it is 1."""
-    alpha = alphas.get(name, config.get("lora_alpha", rank))
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", name):  # as peft reads it
-            alpha = value
-            break
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    alpha = alphas.get(name, rank if config.lora_alpha is None else config.lora_alpha)
+    if (own := config.alpha_of(name)) is not None:
+        alpha = own
+    return float(alpha) / (math.sqrt(rank) if config.use_rslora else rank)
 
 
 def _match(

@@ -10,6 +10,7 @@ from pathlib import Path
 from tav_sdk.errors import BaseModelError, ConfigError
 from tav_sdk.files import sha256_of
 
+MAX_SCALE = 1000.0
 IN_A_FOLDER = "pytorch_lora_weights.safetensors"
 """What diffusers calls the file in a folder."""
 
@@ -31,7 +32,7 @@ class LoraFile:
         """Read ``FILE`` or ``FILE:SCALE``; a folder stands for the file that diffusers writes into one.
 
         Raises:
-            ConfigError: the scale is no finite number.
+            ConfigError: the scale is no number, or beyond :data:`MAX_SCALE`.
         """
         text = str(text)
         name, colon, number = text.rpartition(":")
@@ -43,8 +44,11 @@ class LoraFile:
                 # Where there is no such file, the colon is a part of the name, as in C:\lora.safetensors.
                 if Path(name).exists():
                     scale = math.nan
-        if not math.isfinite(scale):
-            raise ConfigError(f"the scale of a LoRA must be a number, as in FILE:0.8; got {text!r}")
+        if not abs(scale) <= MAX_SCALE:
+            raise ConfigError(
+                f"the scale of a LoRA must be a number from {-MAX_SCALE:g} to {MAX_SCALE:g}, as in FILE:0.8; got "
+                f"{text!r}"
+            )
         return cls(path / IN_A_FOLDER if path.is_dir() else path, scale)
 
     def __str__(self) -> str:

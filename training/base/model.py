@@ -26,8 +26,13 @@ from tav_sdk.training.base.reading import reading
 from tav_sdk.training.base.recommended import Recommended, read_recommended
 from tav_sdk.training.base.single_file import SingleFile
 from tav_sdk.training.base.single_file_parts import SingleFileParts
-
-VOCABULARY, MERGES, WHOLE_TOKENIZER = "vocab.json", "merges.txt", "tokenizer.json"
+from tav_sdk.training.base.tokenizer_files import (
+    VOCABULARY,
+    WHOLE_TOKENIZER,
+    check_tokenizer,
+    read_merges,
+    read_vocabulary,
+)
 
 
 class Source(Protocol):
@@ -114,11 +119,7 @@ class PretrainedBase:
                 "in the Hugging Face cache; give one as tokenizer: the folder 'tokenizer' of any Stable Diffusion "
                 "model in the diffusers layout will do"
             )
-        if not any((folder / name).is_file() for name in (VOCABULARY, WHOLE_TOKENIZER)):
-            raise BaseModelError(
-                f"there is no CLIP tokenizer in {folder}: it has neither {VOCABULARY} (with {MERGES}) nor "
-                f"{WHOLE_TOKENIZER}"
-            )
+        check_tokenizer(folder)
         if self.lora_files:
             with quiet_diffusers():
                 check_loras(self.configs, self.lora_files, allow_pickle=self.allow_pickle)
@@ -253,6 +254,12 @@ class PretrainedBase:
             )
             definition = original.backend_tokenizer.to_str()
             pad_token = self.source.pad_token or str(original.pad_token)
+            rows, last = self.configs["text_encoder"].get("vocab_size", 49_408), max(original.get_vocab().values())
+            if last >= rows:
+                raise BaseModelError(
+                    f"the tokenizer in {self.tokenizer_folder} numbers its tokens up to {last}, the text encoder has "
+                    f"{rows}; give the tokenizer that belongs to it"
+                )
             return Tokenizer(definition, model_max_length=limit, pad_token=pad_token)
 
     @property
@@ -286,10 +293,5 @@ def _tokenizer_digest(folder: Path) -> str:
     """A hash of the vocabulary, however it is written."""
     if not (folder / VOCABULARY).is_file():
         return sha256_of(folder / WHOLE_TOKENIZER)
-    try:
-        vocabulary = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
-        merges = (folder / MERGES).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise BaseModelError(f"the tokenizer in {folder} cannot be read: {error}") from error
-    pairs = [line for line in merges if line.strip() and not line.startswith("#version")]
+    vocabulary, pairs = read_vocabulary(folder), read_merges(folder)
     return hashlib.sha256(json.dumps([vocabulary, pairs], sort_keys=True).encode()).hexdigest()

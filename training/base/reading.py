@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pickle
 import warnings
 from collections.abc import Iterator
 
-from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from tav_sdk.errors import BaseModelError, TavError
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 """Suffixes of weights whose reading can run code."""
-READ_ERRORS = (
-    *(OSError, ValueError, KeyError, RuntimeError, TypeError, EOFError),
-    *(SafetensorError, pickle.UnpicklingError),
-)
-"""What libraries raise for a damaged file."""
 
 
 @contextlib.contextmanager
@@ -32,7 +25,9 @@ def reading(what: str, error_type: type[TavError] = BaseModelError) -> Iterator[
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except READ_ERRORS as error:
+    except TavError:
+        raise
+    except Exception as error:  # for a damaged file the libraries raise anything
         raise error_type(f"{what} cannot be read: {first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(level)
@@ -41,4 +36,4 @@ def reading(what: str, error_type: type[TavError] = BaseModelError) -> Iterator[
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its type where it has none."""
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from tav_sdk.bundle.manifest import InvertWith
 from tav_sdk.errors import BaseModelError
 from tav_sdk.pocket import find_base
+from tav_sdk.reading import MAX_CONFIG_BYTES, read_json, validated
 from tav_sdk.training.base.hub import fetch_configs, is_hub_id
+from tav_sdk.training.base.part_configs import KINDS, read_part_config
 from tav_sdk.training.base.single_file import SingleFile
 
+MAX_SIDE = 8192
+"""Most pixels along a side of a frame."""
 RECOMMENDED_FILE = "tav_sdk.json"
 
 
@@ -65,11 +69,12 @@ def read_recommended(
         folder = fetch_configs(Path(base).as_posix(), revision=revision, local_files_only=local_files_only)
     try:
         unet, vae = (
-            configs.get(part) or json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae")
+            configs.get(part) or read_part_config(folder / part / "config.json", KINDS[part])
+            for part in ("unet", "vae")
         )
         size = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
         values = {"height": size, "width": size}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (BaseModelError, KeyError, TypeError):  # left out, or of two numbers
         pass
     path = folder / RECOMMENDED_FILE
     if path.is_file():
@@ -77,18 +82,21 @@ def read_recommended(
     return Recommended(**values)
 
 
+class _Given(BaseModel):
+    """What ``tav_sdk.json`` may say."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    height: Annotated[int, Field(ge=1, le=MAX_SIDE)] = 1
+    width: Annotated[int, Field(ge=1, le=MAX_SIDE)] = 1
+    num_train_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 1
+    learning_rate: Annotated[float, Field(gt=0, le=1e3)] = 1
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 1
+    guidance_scale: Annotated[float, Field(gt=0, le=1e3)] = 1
+    invert_with: InvertWith = "empty"
+
+
 def _read(path: Path) -> dict[str, Any]:
-    kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(Recommended)}
-    try:
-        given = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise BaseModelError(f"{path} is damaged: {error}") from error
-    for key, value in given.items():
-        if key not in kinds:
-            raise BaseModelError(f"{path} has the unknown key {key!r}; known keys: {', '.join(kinds)}")
-        if key == "invert_with":
-            if value not in get_args(InvertWith):
-                raise BaseModelError(f"{path}: {key} must be one of {', '.join(get_args(InvertWith))}, got {value!r}")
-        elif isinstance(value, bool) or not isinstance(value, (int, kinds[key])) or value <= 0:
-            raise BaseModelError(f"{path}: {key} must be a positive {kinds[key].__name__}, got {value!r}")
-    return {key: kinds[key](value) for key, value in given.items()}
+    advice = f"its keys are {', '.join(_Given.model_fields)}"
+    given = read_json(path, max_bytes=MAX_CONFIG_BYTES, error=BaseModelError, advice=advice)
+    return validated(_Given, given, what=str(path), error=BaseModelError, advice=advice).model_dump(exclude_unset=True)

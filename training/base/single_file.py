@@ -11,8 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tav_sdk.errors import BaseModelError, MissingExtraError, PickledWeightsError
+from tav_sdk.errors import BaseModelError, PickledWeightsError
+from tav_sdk.training.base.part_configs import KINDS, check_part_config
+from tav_sdk.training.tensor_file import read_header
 
+ADVICE = "a base is a folder in the diffusers layout, a single-file checkpoint, or a Hugging Face id"
 SUFFIX = ".safetensors"
 PICKLED_CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin")
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -72,19 +75,8 @@ class SingleFile:
                 f"{path} is a pickled checkpoint, and reading a pickle can run code; give its .safetensors file, or "
                 "convert it to one or to a diffusers folder"
             )
-        try:
-            from safetensors import SafetensorError, safe_open
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("a single-file checkpoint", "training", "safetensors") from error
-        try:
-            with safe_open(path, framework="np") as file:
-                self.shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-                self._metadata = dict(file.metadata() or {})
-        except (OSError, SafetensorError) as error:
-            raise BaseModelError(
-                f"{path} cannot be read as .safetensors: {error}; a base is a folder in the diffusers layout, a "
-                "single-file checkpoint, or a Hugging Face id"
-            ) from error
+        header = read_header(path, error=BaseModelError, advice=ADVICE, feature="a single-file checkpoint")
+        self.shapes, self._metadata = header.shapes, header.metadata
         self._check_kind()
         self.prediction_type = prediction_type or self._prediction_type()
 
@@ -103,13 +95,13 @@ class SingleFile:
         """What ``unet``, ``vae``, ``text_encoder``, ``tokenizer`` and ``scheduler`` are, in diffusers' words.
 
         Raises:
-            BaseModelError: tensors that they are read from are missing.
+            BaseModelError: tensors that they are read from are missing, or of shapes that no such model has.
         """
         try:
             scheduler: dict[str, Any] = {**SCHEDULER, "prediction_type": self.prediction_type}
             if "ztsnr" in self.shapes:
                 scheduler["rescale_betas_zero_snr"] = True
-            return {
+            found = {
                 "unet": self._unet(_below(self.shapes, UNET)),
                 "vae": self._vae(_below(self.shapes, VAE)),
                 "text_encoder": self._open_clip(_below(self.shapes, OPEN_CLIP))
@@ -118,11 +110,19 @@ class SingleFile:
                 "tokenizer": {"model_max_length": 77, "pad_token": self.pad_token},
                 "scheduler": scheduler,
             }
-        except (KeyError, IndexError) as error:
+        except KeyError as error:
             raise BaseModelError(
                 f"the checkpoint {self.path} is incomplete: it lacks {error.args[0]}, which Stable Diffusion "
                 f"{'2.x' if self.is_v2 else '1.x'} has"
             ) from error
+        except (IndexError, ValueError) as error:  # a tensor has fewer or more sides
+            raise BaseModelError(
+                f"the checkpoint {self.path} is damaged: a tensor has another number of dimensions than Stable "
+                "Diffusion's; download it again"
+            ) from error
+        for part, config in found.items():
+            check_part_config(config, KINDS[part], f"the {part} of the checkpoint {self.path}")
+        return found
 
     def _check_kind(self) -> None:
         for mark, kind in OTHER_MODELS:
@@ -164,6 +164,8 @@ class SingleFile:
                 widths.append(shapes[f"{block}.0.out_layers.3.weight"][0])
                 attention.append(f"{block}.1.norm.weight" in shapes)
         keys = [key for key in shapes if key.endswith("attn2.to_k.weight")]
+        if not keys:
+            raise KeyError(f"{UNET}*.attn2.to_k.weight")
         return {
             "_class_name": "UNet2DConditionModel",
             "sample_size": SIZES[self.prediction_type] if self.is_v2 else SIZES["epsilon"],

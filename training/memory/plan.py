@@ -21,13 +21,15 @@ import torch
 from tav_sdk.bundle.precision import Precision
 from tav_sdk.errors import ConfigError, InputError
 from tav_sdk.training.base.model import PretrainedBase
-from tav_sdk.training.config import InflationOptions, MixedPrecision, check_choice
+from tav_sdk.training.config import InflationOptions, MixedPrecision
+from tav_sdk.training.config_checks import check_bool, check_choice, check_whole
 from tav_sdk.training.memory.budget import fit
 from tav_sdk.training.memory.report import Device, MemoryPlan, Stage
 from tav_sdk.training.memory.setting import Setting
 from tav_sdk.training.memory.stages import Planner
 from tav_sdk.training.tune_step import default_mixed_precision
 from tav_sdk.video.frames import check_size
+from tav_sdk.words import brief
 
 
 def plan_memory(
@@ -72,10 +74,12 @@ def plan_memory(
     found = base if isinstance(base, PretrainedBase) else PretrainedBase(base, weights=False)
     height = found.recommended.height if height is None else height
     width = found.recommended.width if width is None else width
-    if num_frames < 1:
-        raise ConfigError(f"num_frames must be at least 1, got {num_frames}")
-    if memory is not None and memory <= 0:
-        raise InputError(f"memory must be a positive number of bytes, got {memory}")
+    num_frames = check_whole("num_frames", num_frames)
+    height, width = check_whole("height", height), check_whole("width", width)
+    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or not 0 < memory < 2**63):
+        raise InputError(f"memory must be a positive number of bytes, got {brief(memory)}")
+    check_bool("gradient_checkpointing", gradient_checkpointing)
+    check_bool("guidance", guidance)
     check_size(height, width, found.size_multiple)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_choice("device", device, Device)

@@ -5,7 +5,9 @@ import pytest
 
 from tav_sdk.bundle.bundle import Bundle
 from tav_sdk.bundle.graph_folder import file_entries
+from tav_sdk.bundle.graph_shapes import check_shapes
 from tav_sdk.bundle.layout import FORMAT_VERSION
+from tav_sdk.bundle.manifest import read_manifest
 from tav_sdk.errors import BundleError, BundleVersionError
 
 
@@ -88,7 +90,7 @@ def test_a_missing_file_is_named(bundle_copy):
 )
 def test_a_path_that_leaves_the_folder_is_refused(bundle_copy, edit_manifest, name):
     (bundle_copy.parent / "secret").write_text("x")
-    edit_manifest(lambda manifest: manifest["files"].update({name: {"size": 1, "sha256": "0"}}))
+    edit_manifest(lambda manifest: manifest["files"].update({name: {"size": 1, "sha256": "0" * 64}}))
     with pytest.raises(BundleError, match=r"which leaves its folder; do not use it"):
         Bundle(bundle_copy)
 
@@ -136,7 +138,7 @@ def test_a_newer_format_is_refused_with_what_to_do(bundle_copy, edit_manifest, v
 @pytest.mark.parametrize("version", [0, -1, "1", None])
 def test_an_unknown_format_is_refused(bundle_copy, edit_manifest, version):
     edit_manifest(lambda manifest: manifest.update(format_version=version))
-    with pytest.raises(BundleError, match="is not a valid manifest: format_version: Input should be 1"):
+    with pytest.raises(BundleError, match="is not valid: format_version: Input should be 1"):
         Bundle(bundle_copy)
 
 
@@ -152,7 +154,7 @@ def test_an_unknown_format_is_refused(bundle_copy, edit_manifest, version):
 )
 def test_a_manifest_that_is_not_one_is_refused(bundle_copy, edit_manifest, change, text):
     edit_manifest(change)
-    with pytest.raises(BundleError, match=f"is not a valid manifest: {text}; export the bundle again"):
+    with pytest.raises(BundleError, match=f"the manifest .* is not valid: {text}, got .*; export the bundle again"):
         Bundle(bundle_copy)
 
 
@@ -180,12 +182,154 @@ def test_former_formats_still_load(bundle_copy, edit_manifest, version):
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
 def test_a_manifest_that_is_no_json_is_refused(bundle_copy, content):
     (bundle_copy / "manifest.json").write_bytes(content)
-    with pytest.raises(BundleError, match=r"manifest.json cannot be read: .*; export the bundle again"):
+    with pytest.raises(BundleError, match=r"manifest.json is (not|nested) .*; export the bundle again"):
         Bundle(bundle_copy)
 
 
 @pytest.mark.parametrize("value", [[], 3, None, "x"])
 def test_a_manifest_that_is_no_mapping_is_refused(bundle_copy, value):
     (bundle_copy / "manifest.json").write_text(json.dumps(value))
-    with pytest.raises(BundleError, match="is not a valid manifest"):
+    with pytest.raises(BundleError, match=r"manifest.json is not valid: Input should be a valid dictionary"):
         Bundle(bundle_copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda manifest: manifest.update(height=1_000_000), "height: Input should be less than or equal to 16384"),
+        (lambda manifest: manifest.update(num_frames=-1), "num_frames: Input should be greater than or equal to 1"),
+        (
+            lambda manifest: manifest.update(num_frames=1 << 70),
+            "num_frames: Input should be less than or equal to 65536",
+        ),
+        (
+            lambda manifest: manifest.update(num_frames=65536, height=16384, width=16384),
+            r"Value error, num_frames \* height \* width is more than 2147483648",
+        ),
+        (
+            lambda manifest: manifest.update(vae_scale_factor=0),
+            "vae_scale_factor: Input should be greater than or equal",
+        ),
+        (lambda manifest: manifest.update(scaling_factor=float("nan")), "scaling_factor: Input should be .*"),
+        (lambda manifest: manifest.update(guidance_scale=float("inf")), "guidance_scale: Input should be .*"),
+        (lambda manifest: manifest.update(num_inference_steps=10**9), "num_inference_steps: Input should be less than"),
+        (lambda manifest: manifest.update(prompt="a" * 100_001), "prompt: String should have at most 100000 char"),
+        (
+            lambda manifest: manifest["files"].update(x={"size": -1, "sha256": "0" * 64}),
+            "files.x.size: Input should be",
+        ),
+        (
+            lambda manifest: manifest["files"].update(x={"size": 1, "sha256": "../x"}),
+            "files.x.sha256: String should match",
+        ),
+        (
+            lambda manifest: tuned(manifest).update(dtype="O"),
+            "graphs.unet.tuned.0.dtype: Input should be 'float16', .*",
+        ),
+        (
+            lambda manifest: tuned(manifest).update(offset=-4),
+            "graphs.unet.tuned.0.offset: Input should be greater than",
+        ),
+        (
+            lambda manifest: tuned(manifest).update(shape=[1] * 17),
+            "graphs.unet.tuned.0.shape: Tuple should have at most",
+        ),
+        (
+            lambda manifest: manifest["graphs"]["unet"].update(axes={"batch": [0]}),
+            "graphs.unet.axes.batch.0: Input should",
+        ),
+        (lambda manifest: manifest.update(provenance=None), "provenance: Input should be a valid dictionary"),
+    ],
+)
+def test_every_field_has_a_bound(bundle_copy, edit_manifest, change, text):
+    edit_manifest(change)
+    with pytest.raises(BundleError, match=f"the manifest .* is not valid: {text}.*; export the bundle again"):
+        Bundle(bundle_copy, verify=False)
+
+
+def tuned(manifest):
+    return manifest["graphs"]["unet"]["tuned"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda manifest: manifest.update(height=128), "the input 'sample' of the vae_encoder graph"),
+        (
+            lambda manifest: manifest.update(vae_scale_factor=4),
+            "the output 'latent_parameters' of the vae_encoder graph",
+        ),
+        (lambda manifest: manifest.update(num_frames=8), "the input 'sample' of the unet graph"),
+        (
+            lambda manifest: manifest["graphs"]["vae_decoder"]["outputs"][0].update(shape=["frames", 3]),
+            "the output 'sample' of the vae_decoder graph",
+        ),
+        (
+            lambda manifest: manifest["graphs"]["text_encoder"]["outputs"][0].update(name="x"),
+            "the output 'last_hidden_state' of the text_encoder graph",
+        ),
+        (
+            lambda manifest: manifest["graphs"]["windowed_unet"]["outputs"].pop(),
+            r"the output 'present\..*' of the windowed_unet graph",
+        ),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(bundle_copy, edit_manifest, change, text):
+    now = read_manifest(bundle_copy)
+    edit_manifest(change)
+    changed = read_manifest(bundle_copy)
+    assert changed != now
+    with pytest.raises(BundleError, match=rf"does not fit itself: expected {text} as .*, got .*; export it again"):
+        check_shapes(changed, "the bundle")
+    with pytest.raises(BundleError, match=r"does not fit itself|is not as its manifest says"):
+        Bundle(bundle_copy)
+
+
+@pytest.mark.parametrize("name", ["scheduler/scheduler_config.json", "tokenizer/tokenizer.json"])
+def test_what_is_read_later_has_to_be_listed(bundle_copy, edit_manifest, name):
+    edit_manifest(lambda manifest: manifest["files"].pop(name))
+    with pytest.raises(BundleError, match=f"uses '{name}', which its manifest does not list; export it again"):
+        Bundle(bundle_copy)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("[]", "must hold keys and values, got list; export the bundle again"),
+        ("[" * 100_000, "is nested more than 64 deep; export the bundle again"),
+        ("{", "is not valid JSON: .*; export the bundle again"),
+    ],
+)
+def test_a_schedule_that_is_none_is_refused(bundle_copy, edit_manifest, content, text):
+    (bundle_copy / "scheduler" / "scheduler_config.json").write_text(content)
+    edit_manifest(lambda manifest: manifest["files"]["scheduler/scheduler_config.json"].update(size=len(content)))
+    bundle = Bundle(bundle_copy, verify=False)
+    with pytest.raises(BundleError, match=f"scheduler_config.json {text}"):
+        _ = bundle.schedule
+
+
+def test_an_empty_file_of_weights_is_refused(bundle_copy, edit_manifest):
+    (bundle_copy / "unet" / "untuned.safetensors").write_bytes(b"")
+    edit_manifest(lambda manifest: manifest["files"]["unet/untuned.safetensors"].update(size=0))
+    bundle = Bundle(bundle_copy, verify=False)
+    with pytest.raises(BundleError, match=r"unet/untuned.safetensors in the bundle .* cannot be read: .*empty"):
+        bundle.weights(0.5)
+
+
+@pytest.mark.parametrize("folder", [None, 3, b"a"])
+def test_a_bundle_is_the_path_of_a_folder(folder):
+    with pytest.raises(BundleError, match=r"a bundle must be the path of a folder, got (NoneType|int|bytes)"):
+        Bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "circle", "a\0b"])
+def test_a_folder_of_any_name_that_is_not_there_is_told(tmp_path, name):
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(BundleError, match=r"there is no bundle in .*\(no manifest.json\); make one with: tav export"):
+        Bundle(tmp_path / name)
+
+
+def test_a_manifest_that_is_a_pipe_is_told_at_once(tmp_path):
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(BundleError, match=r"there is no bundle in "):
+        Bundle(tmp_path)

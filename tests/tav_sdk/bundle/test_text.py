@@ -156,22 +156,79 @@ def test_a_saved_tokenizer_reads_back_the_same(tokenizer, tmp_path):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(BundleError, match=r"the tokenizer in .* cannot be read: .*tokenizer_config.json"):
+    with pytest.raises(
+        BundleError, match=r"tokenizer_config.json cannot be read: No such file .*; export the bundle again"
+    ):
         Tokenizer.from_folder(tmp_path)
 
 
-@pytest.mark.parametrize("config", ["[]", "{}", "{", "null"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        "[]",
+        "{}",
+        "{",
+        "null",
+        '{"model_max_length": 1e30, "pad_token": "!"}',
+        '{"model_max_length": 1, "pad_token": "!"}',
+        '{"model_max_length": 77, "pad_token": null}',
+    ],
+)
 def test_a_damaged_configuration_is_refused(tokenizer, tmp_path, config):
     tokenizer.save(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(config)
-    with pytest.raises(BundleError, match=r"the tokenizer in .* cannot be read: .*; export the bundle again"):
+    with pytest.raises(BundleError, match=r"tokenizer_config.json is not valid.*: .*; export the bundle again"):
         Tokenizer.from_folder(tmp_path)
 
 
-@pytest.mark.parametrize("definition", ["", "{}", "not json"])
+@pytest.mark.parametrize("definition", ["", "{}", "not json", "[" * 100_000, "null"])
 def test_a_damaged_definition_is_refused(definition):
-    with pytest.raises(BundleError, match=r"the tokenizer's definition cannot be read: .*; export the bundle again"):
+    text = r"the tokenizer's definition is (not valid|nested).*; only CLIP's tokenizers are run$"
+    with pytest.raises(BundleError, match=text):
         Tokenizer(definition)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [
+        # The library ends the process on some of these, or runs for hours.
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "normalizer"),
+        ("normalizer", {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": " "}, "normalizer"),
+        ("normalizer", {"type": "Replace", "pattern": {"String": ""}, "content": "a" * 10**6}, "normalizer"),
+        ("normalizer", {"type": "Prepend", "prepend": "a" * 10**6}, "normalizer"),
+        ("normalizer", {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 1000}, "normalizer"),
+        (
+            "pre_tokenizer",
+            {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Removed", "invert": True},
+            "pre",
+        ),
+        ("post_processor", {"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}}, "post_proc"),
+        ("decoder", {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""}, "decoder"),
+        ("model", {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}, "model"),
+        ("model", {"type": "BPE", "vocab": {}, "merges": []}, "model.vocab: Dictionary should have at least 1 item"),
+        ("model", {"type": "BPE", "vocab": {"a": -1}, "merges": []}, "model.vocab.a: Input should be greater"),
+        ("model", {"type": "BPE", "vocab": {"a": 2**40}, "merges": []}, "model.vocab.a: Input should be less than"),
+        ("model", None, "model"),
+        ("added_tokens", None, "added_tokens"),
+        ("version", 2, "version"),
+        ("mine", 2, "mine: Extra inputs are not permitted"),
+    ],
+)
+def test_parts_that_clips_tokenizers_do_not_have_are_refused(tokenizer, part, value, said):
+    values = {**json.loads(tokenizer.definition), part: value}
+    with pytest.raises(BundleError, match=rf"the tokenizer's definition is not valid: {said}.*only CLIP's tokenizers"):
+        Tokenizer(json.dumps(values))
+
+
+def test_a_definition_of_former_versions_of_the_library_is_read(tokenizer):
+    """Merges in one string, and CLIP's words without its own two tokens, as transformers 4 has them."""
+    values = json.loads(tokenizer.definition)
+    values["model"]["merges"] = [" ".join(merge) for merge in values["model"]["merges"]]
+    del values["model"]["ignore_merges"]
+    words = values["pre_tokenizer"]["pretokenizers"][0]["pattern"]
+    words["Regex"] = words["Regex"].split(r"<\|endoftext\|>|")[1]
+    values["truncation"] = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    np.testing.assert_array_equal(Tokenizer(json.dumps(values))(TEXT[:60]), tokenizer(TEXT[:60]))
 
 
 def test_an_unknown_pad_token_is_refused(tokenizer):

@@ -67,7 +67,7 @@ def test_the_trace_of_an_error_can_be_asked_for(tav, tmp_path, monkeypatch):
     assert result.exit_code == 2
 
 
-def test_a_bug_keeps_its_trace():
+def test_a_bug_passes_for_main_to_tell():
     with pytest.raises(ZeroDivisionError):
         failing(ZeroDivisionError())()
 
@@ -110,12 +110,21 @@ def test_info_on_a_bundle(tav, tiny_bundle):
 
 
 def test_info_on_a_bundle_for_people(tav, bundle_copy, edit_manifest, monkeypatch):
+    import onnx
+    from onnx import TensorProto, helper
+
+    from tav_sdk.bundle.graph_folder import file_entries
+
     monkeypatch.setenv("COLUMNS", "400")
+    name, shape = "mid_block_additional_residual", ["batch", 4, 16, 4, 4]
 
     def change(manifest):
         unet = manifest["graphs"]["unet"]
-        residual = {"name": "mid_block_additional_residual", "dtype": "float32", "shape": ["batch", 4, 16, 4, 4]}
-        unet["inputs"].append(residual)
+        unet["inputs"].append({"name": name, "dtype": "float32", "shape": shape})
+        model = onnx.load(bundle_copy / unet["file"], load_external_data=False)
+        model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        (bundle_copy / unet["file"]).write_bytes(model.SerializeToString())
+        manifest["files"][unet["file"]] = file_entries(bundle_copy)[unet["file"]].model_dump()
         unet["parity_max_abs"] = None
         manifest["provenance"]["base"]["loras"] = [{"name": "old_ink.safetensors", "sha256": "0", "scale": 0.5}]
 
@@ -133,19 +142,27 @@ def test_info_on_a_bundle_for_people(tav, bundle_copy, edit_manifest, monkeypatc
 
 
 @pytest.fixture
-def exported_controlnet(tiny_bundle, tmp_path):
-    """What an exported ControlNet's folder looks like; the graph is another one."""
-    from tav_sdk.bundle.bundle import Bundle
+def exported_controlnet(tmp_path):
+    """What an exported ControlNet's folder looks like; its graph gives its pictures back."""
+    import onnx
+    from onnx import TensorProto, helper
+
     from tav_sdk.bundle.graph_folder import file_entries
+    from tav_sdk.bundle.manifest import GraphEntry, TensorEntry
     from tav_sdk.pipeline.controlnet import ControlNetManifest
 
-    folder = tmp_path / "edges"
-    shutil.copytree(tiny_bundle / "vae_encoder", folder / "controlnet")
-    graph = Bundle(tiny_bundle).manifest.graphs["vae_encoder"]
-    picture = graph.inputs[0].model_copy(update={"name": "controlnet_cond", "shape": (4, 3, 64, 32)})
-    update = {"file": "controlnet/model.onnx", "inputs": (picture,), "parity_max_abs": None}
+    folder, shape = tmp_path / "edges", (4, 3, 64, 32)
+    (folder / "controlnet").mkdir(parents=True)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("controlnet_cond", "y")]
+    node = helper.make_node("Identity", ["controlnet_cond"], ["y"])
+    onnx.save(
+        helper.make_model(helper.make_graph([node], "g", values[:1], values[1:])), folder / "controlnet/model.onnx"
+    )
+    tensors = tuple(TensorEntry(name=name, dtype="float32", shape=shape) for name in ("controlnet_cond", "y"))
     manifest = ControlNetManifest(
-        graph=graph.model_copy(update=update),
+        graph=GraphEntry(
+            file="controlnet/model.onnx", opset=23, inputs=tensors[:1], outputs=tensors[1:], parity_max_abs=None
+        ),
         files=file_entries(folder),
         provenance={"name": "canny", "sha256": "0" * 64, "versions": {}},
     )

@@ -13,7 +13,7 @@ QUICK = ("--num-train-steps", 1, "--num-inference-steps", 2)
 
 
 @pytest.fixture
-def no_windows(monkeypatch):
+def no_windows(monkeypatch, traced_once):
     """Exports leave out the graph of longer videos, which takes as long as the rest and which no demo runs."""
     from tav_sdk import export
 
@@ -38,7 +38,7 @@ def test_it_writes_the_source_the_edits_a_sheet_and_a_report(tav, work, no_windo
 
 
 def test_a_clip_and_edits_of_ones_own(tav, work, clip_path, tiny_base, no_windows):
-    options = ("--base", tiny_base, "--frames", 2, "--stride", 4, "--edit", "a blue circle")
+    options = ("--base", tiny_base, "--frames", 4, "--stride", 2, "--edit", "a blue circle")
     caption = "a red square is moving over the meadow"
     result = tav("demo", "--out", work / "demo", "--video", clip_path, "--prompt", caption, *options, *QUICK)
     assert result.exit_code == 0, result.stderr

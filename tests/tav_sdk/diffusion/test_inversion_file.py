@@ -70,12 +70,25 @@ FACTS = {
         ([], {"latents": LATENTS}, "path must be of format 1, got None"),
         ({**FACTS, "fps": "fast"}, {"latents": LATENTS}, "path has no usable fps"),
         ({**FACTS, "num_inversion_steps": True}, {"latents": LATENTS}, "path has no usable num_inversion_steps"),
-        ({**FACTS, "correction": "null"}, {"latents": LATENTS}, "path has a correction or a frame rate out of range"),
+        (
+            {**FACTS, "correction": "null"},
+            {"latents": LATENTS},
+            "path has a correction, a prompt, a frame rate or a number of steps out of range",
+        ),
         (FACTS, {"latents": LATENTS}, "path must hold latents, source_latents, got latents"),
         (
             FACTS,
             {"latents": LATENTS, "source_latents": LATENTS[0]},
             r"path must hold finite float32 source_latents with 5 axes, got float32\[2, 3, 2, 2\]",
+        ),
+        ({**FACTS, "num_inversion_steps": 10**12}, {}, "path has a correction, a prompt, a frame rate or a number of"),
+        ({**FACTS, "start_timestep": -1}, {}, "path has a correction, a prompt, a frame rate or a number of steps"),
+        ({**FACTS, "prompt": "a" * 100_001}, {}, "path has a correction, a prompt, a frame rate or a number of steps"),
+        ({**FACTS, "prompt": "\ud800"}, {}, "path has a correction, a prompt, a frame rate or a number of steps"),
+        (
+            FACTS,
+            {"latents": LATENTS[..., :0], "source_latents": LATENTS[..., :0]},
+            "path must hold finite float32 latents",
         ),
         (
             FACTS,
@@ -97,3 +110,16 @@ def test_another_file_is_refused(content: bytes | None, tmp_path: Path) -> None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"^path must be a file that Inversion\.save wrote"):
         Inversion.load(path)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"a"])
+def test_a_path_that_is_none_is_refused(path: object) -> None:
+    with pytest.raises(InputError, match=r"path must be a file that Inversion\.save wrote, got (NoneType|int|bytes)"):
+        Inversion.load(path)  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.safetensors").open("wb") as file:
+        file.truncate((1 << 34) + 1)
+    with pytest.raises(InputError, match="path has 17179869185 bytes, at most 17179869184 are read"):
+        Inversion.load(tmp_path / "a.safetensors")

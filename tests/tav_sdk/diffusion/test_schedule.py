@@ -152,3 +152,38 @@ def test_a_flow_matching_scheduler_is_refused():
 def test_trained_betas_of_another_length_are_refused():
     with pytest.raises(ConfigError, match="must have 1000 values, got 3"):
         DDIMSchedule.from_config({"trained_betas": [0.1, 0.2, 0.3]})
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"num_train_timesteps": "1000"}, "num_train_timesteps must be a whole number from 1 to 100000, got '1000'"),
+        ({"num_train_timesteps": 1e3}, "num_train_timesteps must be a whole number from 1 to 100000, got 1000.0"),
+        ({"num_train_timesteps": 10**12}, "num_train_timesteps must be a whole number from 1 to 100000, got 1000000"),
+        ({"num_train_timesteps": True}, "num_train_timesteps must be a whole number from 1 to 100000, got True"),
+        ({"steps_offset": None}, "steps_offset must be a whole number from 0 to 100000, got None"),
+        ({"beta_start": "x"}, "beta_start must be a number between 0 and 1, got 'x'"),
+        ({"beta_end": float("nan")}, "beta_end must be a number between 0 and 1, got nan"),
+        ({"beta_end": [0.1]}, r"beta_end must be a number between 0 and 1, got \[0.1\]"),
+        ({"beta_schedule": None}, "beta_schedule must be one of linear, .*, got None"),
+        ({"beta_schedule": {}}, "beta_schedule must be one of linear, .*, got {}"),
+        ({"set_alpha_to_one": "no"}, "set_alpha_to_one must be true or false, got 'no'"),
+        ({"trained_betas": 3}, "trained_betas must be a list, got 3"),
+        ({"trained_betas": "x" * 1000}, "trained_betas must be a list, got 'xxx"),
+        ({"trained_betas": [None] * 1000}, "trained_betas must be numbers from 0 to 1, got None"),
+        ({"trained_betas": [0.1] * 999 + [float("inf")]}, "trained_betas must be numbers from 0 to 1, got inf"),
+        (
+            {"num_train_timesteps": 1, "rescale_betas_zero_snr": True},
+            "variances lead to no noise levels; check its configuration",
+        ),
+    ],
+)
+def test_values_of_wrong_types_and_out_of_range_are_refused(values, text):
+    with pytest.raises(ConfigError, match=text):
+        DDIMSchedule.from_config(values)
+
+
+@pytest.mark.parametrize("config", [None, [], "x", 3])
+def test_a_configuration_that_is_no_mapping_is_refused(config):
+    with pytest.raises(ConfigError, match="a schedule's configuration must hold keys and values, got "):
+        DDIMSchedule.from_config(config)

@@ -336,7 +336,7 @@ def test_generate_more_frames(tav, tiny_bundle, tmp_path):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--frames", "many"], "--frames must be a number of at least 1, or all, got 'many'"),
+        (["--frames", "many"], "--frames must be a whole number from 1 to 1000000, or all, got 'many'"),
         (["--frames", "0"], "--frames must be a whole number from 1 to 1000000, or all, got 0"),
         (["--frames", "99"], "99 frames from start 0 at stride 1 need 99"),
         (["--window", 8], "--window must be 4, the frames that the bundle's graphs take at a time, got 8"),

@@ -254,6 +254,15 @@ def test_a_reference_is_never_unpickled(bundle_copy, edit_manifest):
         verify(Bundle(bundle_copy, verify=False), CPU)
 
 
+def test_a_reference_of_another_size_is_not_read(bundle_copy, edit_manifest):
+    damage(bundle_copy, "unet", lambda arrays: arrays.update(sample=np.zeros((1, 4, 4, 8, 4096), np.float32)))
+    size = (bundle_copy / "reference/unet.npz").stat().st_size
+    edit_manifest(lambda manifest: manifest["files"]["reference/unet.npz"].update(size=size))
+    text = r"unet.npz cannot be read: sample.npy has the shape .*, expected \[-1, 4, 4, 8, 8\]; export it again"
+    with pytest.raises(BundleError, match=text):
+        verify(Bundle(bundle_copy, verify=False), CPU)
+
+
 def test_it_needs_no_torch(run, tiny_bundle, tmp_path):
     import sys
 

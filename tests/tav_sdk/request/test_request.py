@@ -27,6 +27,7 @@ from tav_sdk.request import (
 from tav_sdk.request.bundle_checks import check_clip, check_latents
 from tav_sdk.request.settings import InvertSettings, SampleSettings, fast_steps
 
+NONE: Any = None
 REQUEST = Path(tav_sdk.__file__).parent / "request"
 
 
@@ -53,6 +54,32 @@ CASES: dict[str, Case] = {
         "prompts must not be empty; say what the new video shows",
         ["--prompt", " "],
         "--prompt must not be empty; say what the new video shows",
+    ),
+    "a prompt that is no UTF-8": (
+        lambda _: edit(prompts="caf\udce9"),
+        "prompts must be text in UTF-8, got 'caf\\udce9'",
+        None,  # the parser of the command line refuses it
+        "",
+    ),
+    "a part of another kind": (
+        lambda _: edit(invert=None),
+        "invert must be of the kind InvertOptions, got None",
+        None,
+        "",
+    ),
+    "a switch": (
+        lambda _: edit(stream="yes"),
+        "stream must be True or False, got 'yes'",
+        None,
+        "",
+    ),
+    "no inversion": (
+        lambda folder: SampleSettings.from_inversion(
+            SampleOptions(), Bundle(folder).manifest, Bundle(folder).schedule, NONE
+        ),
+        "inversion must be a tav_sdk.Inversion, as Pipeline.invert gives, got None",
+        None,
+        "",
     ),
     "a prompt of another kind": (
         lambda _: edit(prompts=(1,)),
@@ -288,6 +315,76 @@ def test_the_command_line_names_the_option(case, tav, tiny_bundle, clip_path, wo
     assert result.exit_code == 2
     assert text in " ".join(result.stderr.split())
     assert not (work / "out").exists()
+
+
+def sample(**values: Any) -> SampleOptions:
+    return SampleOptions(**values)
+
+
+def invert(**values: Any) -> InvertOptions:
+    return InvertOptions(**values)
+
+
+def control(**values: Any) -> ControlOptions:
+    return ControlOptions(**{"video": "canny", "controlnet": "pocket", **values})
+
+
+def generate(**values: Any) -> GenerateRequest:
+    return GenerateRequest(**{"prompts": "a", **values})
+
+
+def frames(**values: Any) -> FrameSelection:
+    return FrameSelection(**values)
+
+
+WHOLE = "must be a whole number from"
+
+
+@pytest.mark.parametrize(
+    ("make", "values", "text"),
+    [
+        (sample, {"num_inference_steps": 1.5}, f"num_inference_steps {WHOLE} 1 to 1000, got 1.5"),
+        (sample, {"num_inference_steps": "2"}, f"num_inference_steps {WHOLE} 1 to 1000, got '2'"),
+        (sample, {"num_inference_steps": 2**31}, f"num_inference_steps {WHOLE} 1 to 1000, got 2147483648"),
+        (
+            sample,
+            {"guidance_scale": 10**400},
+            "guidance_scale must be a finite number, got a number of about 400 digits",
+        ),
+        (sample, {"guidance_scale": "7"}, "guidance_scale must be a finite number, got '7'"),
+        (sample, {"negative_prompt": "a\ud800"}, "negative_prompt must be text in UTF-8, got 'a\\ud800'"),
+        (invert, {"num_inversion_steps": 10**5000}, "1 to 1000, got a number of about 5000 digits"),
+        (invert, {"posterior_seed": "x"}, f"posterior_seed {WHOLE} 0 to 2^63 - 1, got 'x'"),
+        (invert, {"prompt": "a\ud800"}, "prompt must be text in UTF-8, got 'a\\ud800'"),
+        (invert, {"fast": None}, "fast must be True or False, got None"),
+        (generate, {"seed": "x"}, f"seed {WHOLE} 0 to 2^63 - 1, got 'x'"),
+        (generate, {"seed": None}, f"seed {WHOLE} 0 to 2^63 - 1, got None"),
+        (generate, {"num_frames": 2**63}, f"num_frames {WHOLE} 1 to 1000000, got 9223372036854775808"),
+        (generate, {"sample": None}, "sample must be of the kind SampleOptions, got None"),
+        (edit, {"prompts": None}, "prompts must be a text or a list of texts, got None"),
+        (edit, {"control": "canny"}, "control must be of the kind ControlOptions, got 'canny'"),
+        (edit, {"frames": 8}, "frames must be of the kind FrameSelection, got 8"),
+        (edit, {"fps": 10**400}, "must be from 0.01 to 1000 frames per second, got a number of about 400 digits"),
+        (edit, {"adapter_scale": 10**5000}, "must be from 0 (the base) to 2, got a number of about 5000 digits"),
+        (edit, {"adapter_scale": "x\x1b"}, "must be from 0 (the base) to 2, got 'x\\x1b'"),
+        (edit, {"window": 2**64}, f"window {WHOLE} 1 to 1000000, got 18446744073709551616"),
+        (edit, {"file_format": ["mp4"]}, "file_format must be mp4, gif or webp, got ['mp4']"),
+        (edit, {"reconstruct": 1}, "reconstruct must be True or False, got 1"),
+        (frames, {"num_frames": np.zeros(2)}, "or all, got array([0., 0.])"),
+        (frames, {"num_frames": "x" * 10**6}, "or all, got 'xxxxx"),
+        (control, {"video": None}, "video must be a path, got None"),
+        (control, {"controlnet": None}, "controlnet must be a path, got None"),
+        (control, {"scale": 10**400}, "scale must be from 0 to 10, got a number of about 400 digits"),
+        (control, {"video": "a\0"}, "video must be usable, got 'a\\x00': embedded null byte"),
+        (control, {"inversion": "x"}, "inversion must be True or False, got 'x'"),
+    ],
+)
+def test_a_value_of_another_kind_or_size_is_refused(make, values, text):
+    with pytest.raises(InputError) as error:
+        make(**values)
+    assert text in str(error.value)
+    assert len(str(error.value)) < 250
+    assert error.value.field
 
 
 def test_every_rule_is_in_the_table(tiny_bundle):

@@ -64,6 +64,37 @@ def test_a_long_label_is_wrapped_within_the_sheet() -> None:
     assert (long[:, -8:] == 255).all()
 
 
+def test_a_label_is_cut_before_it_is_measured(monkeypatch) -> None:
+    """A prompt of 3,000 characters without spaces took a minute: every beginning of it was measured, line by line."""
+    from PIL.ImageFont import FreeTypeFont
+
+    measured: list[str] = []
+    real = FreeTypeFont.getlength
+
+    def getlength(self: FreeTypeFont, text: str, *args: object) -> float:
+        measured.append(text)
+        return real(self, text, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FreeTypeFont, "getlength", getlength)
+    sheet = contact_sheet({"x" * 3000: _grey(2)})
+    assert max(map(len, measured)) == 600
+    assert measured[0] == "x" * 597 + "..."
+    assert len(measured) < 500
+    np.testing.assert_array_equal(sheet, contact_sheet({"x" * 597 + "...": _grey(2)}))
+
+
+def test_a_label_of_600_characters_stays_whole() -> None:
+    whole = contact_sheet({"ab " * 199 + "abc": _grey(8)})
+    assert whole.shape != contact_sheet({"ab " * 100 + "abc": _grey(8)}).shape
+    np.testing.assert_array_equal(whole, contact_sheet({"  ab\n" * 199 + "abc": _grey(8)}))
+
+
+def test_what_cannot_be_drawn_is_escaped() -> None:
+    np.testing.assert_array_equal(
+        contact_sheet({"a\x1b[1m\u202eb": _grey(8)}), contact_sheet({"a\\x1b[1m\\u202eb": _grey(8)})
+    )
+
+
 def test_frame_sheet_shows_every_frame_in_rows() -> None:
     sheet = frame_sheet(Video(frames=_grey(20), fps=8))
     row = 40 + 21 + 6
@@ -84,6 +115,7 @@ def test_frame_sheet_stays_bounded_for_long_clips() -> None:
         ({}, {}, "rows: expected at least one labelled clip, got none"),
         ({"a": _grey(1)}, {"num_columns": 0}, "num_columns: expected a whole number of at least 1, got 0"),
         ({"a": _grey(1)}, {"scale": 0}, "scale: expected a number above 0 and at most 16, got 0"),
+        ({"a": _grey(1)}, {"scale": "2"}, "scale: expected a number above 0 and at most 16, got '2'"),
         ({"a": np.zeros((4, 4, 3))}, {}, "frames: expected dtype uint8 (RGB, 0 to 255), got float64"),
     ],
 )

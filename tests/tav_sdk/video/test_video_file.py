@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import shutil
 import tracemalloc
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -196,6 +198,7 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path, options: dict[str, Any],
 @pytest.mark.parametrize("size", [(48, 64), (33, 47)])
 def test_writes_the_file_that_save_writes(tmp_path: Path, size: tuple[int, int]) -> None:
     clip = Video(frames=_noise(12, *size), fps=30000 / 1001)
+    (tmp_path / "new").mkdir()
     with VideoWriter(tmp_path / "new" / "a.mp4", clip.fps) as writer:
         for frames in (clip.frames[:5], clip.frames[:0], clip.frames[5:6], clip.frames[6:]):
             writer.write(frames)
@@ -207,11 +210,31 @@ def test_writes_the_file_that_save_writes(tmp_path: Path, size: tuple[int, int])
 @pytest.mark.parametrize("growing", [False, True])
 @pytest.mark.parametrize("error", [RuntimeError("stop"), TimeoutError("stop"), KeyboardInterrupt("stop")])
 def test_an_error_of_the_block_passes(tmp_path: Path, growing: bool, error: BaseException) -> None:
-    writer = VideoWriter(tmp_path / "new" / "a.mp4", 8, growing=growing)
+    writer = VideoWriter(tmp_path / "a.mp4", 8, growing=growing)
     with pytest.raises(type(error), match=r"^stop$") as raised:
         _write(writer, _noise(12), error=error)
     assert raised.value is error
-    assert os.listdir(tmp_path) == (["new"] if growing else [])
+    assert os.listdir(tmp_path) == (["a.mp4"] if growing else [])
+
+
+@pytest.mark.parametrize("growing", [False, True])
+def test_no_folder_is_made(tmp_path: Path, growing: bool) -> None:
+    with pytest.raises(OutputError, match=r"a.mp4 cannot be written: No such file or directory"):
+        _write(VideoWriter(tmp_path / "new" / "a.mp4", 8, growing=growing), _noise(2))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_is_removed_is_not_made_again(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+
+    def chunks() -> Iterator[np.ndarray]:
+        yield _noise(2)
+        shutil.rmtree(tmp_path / "new")
+        yield _noise(2)
+
+    with pytest.raises(OutputError, match=r"a.mp4 cannot be written: No such file or directory"):
+        _write(VideoWriter(tmp_path / "new" / "a.mp4", 8), *chunks())
+    assert os.listdir(tmp_path) == []
 
 
 def test_an_error_of_the_block_leaves_what_was_there(tmp_path: Path) -> None:
@@ -290,7 +313,7 @@ def test_writer_refuses_what_are_no_frames(tmp_path: Path, frames: Any, text: st
 
 @pytest.mark.parametrize("growing", [False, True])
 def test_writer_refuses_to_end_without_frames(tmp_path: Path, growing: bool) -> None:
-    path = tmp_path / "new" / "a.mp4"
+    path = tmp_path / "a.mp4"
     with pytest.raises(InputError) as error:
         _write(VideoWriter(path, 8, growing=growing), _noise(0))
     assert str(error.value) == f"{path}: expected at least one frame before the block ends, got none."

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tav_sdk.errors import BaseModelError, OutputError, PickledWeightsError
+from tav_sdk.errors import BaseModelError, BundleError, OutputError, PickledWeightsError
 from tav_sdk.training import PretrainedBase, make_tiny_base
 
 
@@ -96,3 +96,17 @@ def test_a_tiny_base_loads_as_a_diffusers_pipeline(tiny_base):
 def test_a_tiny_base_replaces_nothing_unasked(tiny_base):
     with pytest.raises(OutputError, match="is not empty"):
         make_tiny_base(tiny_base)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"a": 0}', '{"a": "x"}'])
+def test_a_vocabulary_that_is_none_is_refused(base_copy, content):
+    (base_copy / "tokenizer" / "vocab.json").write_text(content)
+    with pytest.raises(BaseModelError, match=r"the tokenizer of the base model .* cannot be read: "):
+        PretrainedBase(base_copy).load_tokenizer()
+
+
+def test_an_empty_vocabulary_is_refused(base_copy):
+    (base_copy / "tokenizer" / "vocab.json").write_text("{}")
+    (base_copy / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises((BaseModelError, BundleError), match=r"the tokenizer.* (cannot be read|is not valid): "):
+        PretrainedBase(base_copy).load_tokenizer()

@@ -55,13 +55,22 @@ def test_the_recommendation_is_no_part_of_the_bases_identity(base_copy):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", r"tav_sdk.json is damaged"),
-        ("[1]", r"tav_sdk.json is damaged"),
-        ('{"steps": 3}', r"has the unknown key 'steps'; known keys: height, width, num_train_steps"),
-        ('{"num_train_steps": 1.5}', r"num_train_steps must be a positive int, got 1.5"),
-        ('{"learning_rate": 0}', r"learning_rate must be a positive float, got 0"),
-        ('{"invert_with": "none"}', r"invert_with must be one of empty, caption, got 'none'"),
-        ('{"guidance_scale": "3"}', r"guidance_scale must be a positive float, got '3'"),
+        ("{", r"tav_sdk.json is not valid JSON"),
+        ("[1]", r"tav_sdk.json is not valid: Input should be a valid dictionary.*; its keys are height, width"),
+        (
+            '{"steps": 3}',
+            r"is not valid: steps: Extra inputs are not permitted, got 3; its keys are height, width, num_train",
+        ),
+        ('{"num_train_steps": 1.5}', r"num_train_steps: Input should be a valid integer.*got 1.5"),
+        ('{"learning_rate": 0}', r"learning_rate: Input should be greater than 0, got 0"),
+        ('{"invert_with": "none"}', r"invert_with: Input should be 'empty' or 'caption', got 'none'"),
+        ('{"guidance_scale": "3"}', r"guidance_scale: Input should be a valid number, got '3'"),
+        ('{"guidance_scale": Infinity}', r"guidance_scale: Input should be"),
+        ('{"height": null}', r"height: Input should be a valid integer, got None"),
+        ('{"width": 1000000}', r"width: Input should be less than or equal to 8192, got 1000000"),
+        ('{"num_inference_steps": 9223372036854775808}', r"num_inference_steps: Input should be less than or equal"),
+        ('{"learning_rate": 1e400}', r"learning_rate: Input should be"),
+        ("[" * 100_000, r"tav_sdk.json is nested more than 64 deep"),
     ],
 )
 def test_a_damaged_recommendation_is_refused(base_copy, text, message):
@@ -70,7 +79,7 @@ def test_a_damaged_recommendation_is_refused(base_copy, text, message):
         TuneConfig(base=str(base_copy), **CLIP)
 
 
-def test_a_bundle_keeps_what_its_base_recommends(base_copy, clip_path, tmp_path):
+def test_a_bundle_keeps_what_its_base_recommends(base_copy, clip_path, tmp_path, traced_once):
     (base_copy / "tav_sdk.json").write_text(
         '{"num_inference_steps": 7, "guidance_scale": 2.5, "invert_with": "caption"}'
     )

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tav_sdk.errors import BaseModelError, ConfigError, PickledWeightsError
 from tav_sdk.training import PretrainedBase, TuneConfig, base_of_run, tune
 from tav_sdk.training.base.single_file import SingleFile
+from tav_sdk.training.tensor_file import TensorFile, read_header
 
 V = {"sd1": None, "sd2": "v_prediction"}
 PARTS = ("load_unet", "load_vae", "load_text_encoder")
@@ -264,32 +265,10 @@ def test_the_real_models_are_known_by_their_shapes(names_of_stable_diffusion, mo
     text = CLIPTextConfig(vocab_size=49408, hidden_act=activation, **REAL_TEXT[name])
     state = names_of_stable_diffusion(*models({"sample_size": 64, **REAL[name]}, vae, text))
 
-    class Header:
-        """A file of these tensors; nobody has room for the tensors themselves."""
-
-        def __init__(self, *_, **__):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def keys(self):
-            return list(state)
-
-        def metadata(self):
-            return {}
-
-        def get_slice(self, key):
-            self.shape = list(state[key].shape)
-            return self
-
-        def get_shape(self):
-            return self.shape
-
-    monkeypatch.setattr("safetensors.safe_open", Header)
+    # Nobody has room for the tensors themselves.
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    header = TensorFile(shapes=shapes, dtypes={}, metadata={})
+    monkeypatch.setattr("tav_sdk.training.base.single_file.read_header", lambda *_, **__: header)
     configs = SingleFile(tmp_path / "real.safetensors", V[name]).configs
     for key, value in REAL[name].items():
         assert configs["unet"][key] == value
@@ -298,3 +277,35 @@ def test_the_real_models_are_known_by_their_shapes(names_of_stable_diffusion, mo
     found = models(configs["unet"], configs["vae"], CLIPTextConfig(**configs["text_encoder"]))
     assert tuple(sum(p.numel() for p in model.parameters()) for model in found) == REAL_SIZES[name]
     assert configs["unet"]["sample_size"] == {"sd1": 64, "sd2": 96}[name]
+
+
+WIDE = "model.diffusion_model.input_blocks.0.0.weight"
+TOKENS = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "said"),
+    [
+        (WIDE, (), "a tensor has another number of dimensions than Stable Diffusion's; download it again"),
+        (WIDE, (320, 2**31 - 1, 3, 3), "the unet of the checkpoint .* in_channels: Input should be less than"),
+        (TOKENS, (9,), "a tensor has another number of dimensions"),
+        (TOKENS, (2**31 - 1, 768), "the text_encoder of the checkpoint .* vocab_size: Input should be less than"),
+        (TOKENS, (49408, 0), "the text_encoder of the checkpoint .* hidden_size: Input should be greater than"),
+    ],
+)
+def test_shapes_that_no_such_model_has_are_refused(single_file, monkeypatch, name, shape, said):
+    header = read_header(single_file("sd1"), error=BaseModelError, advice="")
+    assert name in header.shapes
+    changed = TensorFile(shapes={**header.shapes, name: shape}, dtypes={}, metadata={})
+    monkeypatch.setattr("tav_sdk.training.base.single_file.read_header", lambda *_, **__: changed)
+    with pytest.raises(BaseModelError, match=said):
+        _ = SingleFile(single_file("sd1")).configs
+
+
+def test_many_numbered_blocks_are_no_model(single_file, monkeypatch):
+    header = read_header(single_file("sd1"), error=BaseModelError, advice="")
+    more = {f"cond_stage_model.transformer.text_model.encoder.layers.{n}.a": (1,) for n in range(1000)}
+    changed = TensorFile(shapes={**header.shapes, **more}, dtypes={}, metadata={})
+    monkeypatch.setattr("tav_sdk.training.base.single_file.read_header", lambda *_, **__: changed)
+    with pytest.raises(BaseModelError, match=r"num_hidden_layers: Input should be less than or equal to 64, got 1000"):
+        _ = SingleFile(single_file("sd1")).configs
