@@ -19,6 +19,7 @@ from tav_sdk.cli.generate import generate
 from tav_sdk.cli.import_original import import_original
 from tav_sdk.cli.info import info
 from tav_sdk.cli.plan import plan
+from tav_sdk.cli.serve import serve
 from tav_sdk.cli.tiny_base import make_tiny_base
 from tav_sdk.cli.tune import tune
 from tav_sdk.cli.usage import Commands
@@ -64,6 +65,7 @@ app.command(no_args_is_help=True)(guarded(info))
 app.command(no_args_is_help=True)(guarded(verify))
 app.command(no_args_is_help=True)(guarded(build))
 app.command(no_args_is_help=True)(guarded(bench))
+app.command(no_args_is_help=True)(guarded(serve))
 app.command()(guarded(doctor))
 app.command()(guarded(demo))
 app.command("make-tiny-base", no_args_is_help=True)(guarded(make_tiny_base))

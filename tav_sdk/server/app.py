@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -38,6 +39,8 @@ VARIANTS = {
     "sheet": (SHEET, "image/png", "png"),
 }
 """What ``content`` gives: the file, its type and its suffix."""
+_RANGE = re.compile(r"bytes=(?=[0-9]|-[0-9])([0-9]{0,18})-([0-9]{0,18})")
+"""One range; of several, which no player asks for, the whole file is sent."""
 PAGE_POLICY = "default-src 'self'; media-src 'self' blob:; img-src 'self' blob:"
 OPEN = {"/healthz", "/readyz", "/"}
 """Paths that need no token; the page's files as well."""
@@ -142,7 +145,9 @@ def create_app(
             raise ProblemError(400, "invalid_value", f"variant must be one of {names}", param="variant")
         file, media_type, suffix = VARIANTS[variant]
         job = service.video(video_id, owner_of(request))
-        return FileResponse(service.file_of(job, file), media_type=media_type, filename=f"{job.id}.{suffix}")
+        path = service.file_of(job, file)
+        _check_range(request, path.stat().st_size)
+        return FileResponse(path, media_type=media_type, filename=f"{job.id}.{suffix}")
 
     @app.get("/v1/videos/{video_id}/preview")
     async def preview(video_id: str, request: Request) -> Response:
@@ -365,7 +370,7 @@ async def _http_answer(request: Request, error: HTTPException) -> Response:
     if error.status_code == 404:
         problem = ProblemError(404, "not_found", "there is nothing at this path; /openapi.json lists what there is")
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow") or (error.headers or {}).get("allow") or ""
+        allowed = ", ".join(sorted(_methods_of(request)))
         problem = ProblemError(
             405, "method_not_allowed", f"this path takes {allowed or 'other methods'}", headers={"Allow": allowed}
         )
@@ -374,6 +379,15 @@ async def _http_answer(request: Request, error: HTTPException) -> Response:
     else:
         problem = ProblemError(error.status_code, "invalid_value", str(error.detail))
     return _answer(problem)
+
+
+def _methods_of(request: Request) -> set[str]:
+    """The methods that a path takes."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] != Match.NONE:
+            found |= route.methods or set()
+    return found
 
 
 # --- parts of answers -------------------------------------------------------------------------------------------------
@@ -435,6 +449,30 @@ def _events(request: Request, service: Service, job: Job) -> Response:
     events = service.store.events(job.id, after=after, limit=limit + 1)
     found = [event_view(event) for event in events[:limit]]
     return JSONResponse({"object": "list", "data": found, "has_more": len(events) > limit})
+
+
+def _check_range(request: Request, size: int) -> None:
+    """Check a ``Range``; one that cannot be read does not count (RFC 9110, 14.2).
+
+    Raises:
+        ProblemError: 416: it begins past the end.
+    """
+    given = request.headers.get("range")
+    if given is None:
+        return
+    found = _RANGE.fullmatch(given)
+    first = -1 if found is None or not found[1] else int(found[1])
+    if found is None or (first >= 0 and found[2] and int(found[2]) < first):
+        headers = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
+        request.scope["headers"] = headers
+    elif first >= size or (not found[1] and not int(found[2])):
+        raise ProblemError(
+            416,
+            "invalid_value",
+            f"the range begins past the end; the file has {size} bytes",
+            param="Range",
+            headers={"Content-Range": f"bytes */{size}"},
+        )
 
 
 def _last_id(request: Request) -> int | None:

@@ -137,8 +137,8 @@ class Service:
             if isinstance(error, ProblemError):
                 self.metrics.rejected.labels(error.code).inc()
             raise
-        self.dispatcher.wake()
-        return Created(job=self.store.get(job.id) or job, replayed=False)
+        asyncio.get_running_loop().call_soon(self.dispatcher.wake)  # the answer says queued
+        return Created(job=job, replayed=False)
 
     def check_can_take(self) -> None:
         """Check that jobs are taken at all.
@@ -179,8 +179,11 @@ class Service:
             facts = await self.uploads.probe(fields.clip.path, param=fields.clip_field)
         sent = fields.clip is not None or named is not None
         params = decide_mode(fields.params, sent=sent, has_clip=model.clip is not None, clip_field=fields.clip_field)
-        rate = facts.fps if facts is not None else model.manifest.clip.fps
+        rate = model.manifest.clip.fps
+        if facts is not None:
+            rate = facts.fps / (params["extra_params"].get("stride") or model.manifest.clip.stride)
         params = self._resolved(fill_num_frames(params, fps=rate, max_frames=self.settings.max_frames), model)
+        params["source_fps"] = rate
         source = self._source(params, fields, named, model)
         if facts is not None and params["mode"] == "edit":
             frames = self._frames(params)
@@ -213,6 +216,7 @@ class Service:
         params = decide_mode(params, sent=False, has_clip=first.source is not None, clip_field="input_reference")
         rate = params.get("fps") or model.manifest.clip.fps
         params = self._resolved(fill_num_frames(params, fps=rate, max_frames=self.settings.max_frames), model)
+        params["source_fps"] = first.params.get("source_fps") or model.manifest.clip.fps
         source = first.source if params["mode"] == "edit" else None
         return self._create("video", owner, model.id, params, key=key, source=source, remixed_from=first.id)
 

@@ -69,7 +69,7 @@ def page(items: list[Mapping[str, Any]], has_more: bool) -> dict[str, Any]:
 
 def _of_a_video(job: Job) -> dict[str, Any]:
     p, result = job.params, job.result
-    frames, fps = p.get("num_frames"), p.get("fps") or result.get("fps")
+    frames, fps = p.get("num_frames"), p.get("fps") or result.get("fps") or p.get("source_fps")
     return {
         "seconds": f"{frames / fps:g}" if frames and fps else None,
         "size": f"{p['width']}x{p['height']}",
