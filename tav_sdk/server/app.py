@@ -21,10 +21,12 @@ from tav_sdk.server.access import Access, RateLimit, cors_headers
 from tav_sdk.server.bodies import Body, ClientGoneError, read_body
 from tav_sdk.server.headers import idempotency_key, request_id
 from tav_sdk.server.jobs import Job
+from tav_sdk.server.logs import REQUEST_ID, job_id_of
 from tav_sdk.server.metrics import CONTENT_TYPE
 from tav_sdk.server.openapi import document
 from tav_sdk.server.problems import ProblemError
 from tav_sdk.server.service import Created, Service
+from tav_sdk.server.store import StorageFullError
 from tav_sdk.server.videos import SHEET, SPRITESHEET, THUMBNAIL, VIDEO
 from tav_sdk.server.views import event_view, page
 
@@ -274,6 +276,7 @@ class Front:
         self._app, self._service, self._access = app, service, access
         app.add_exception_handler(ProblemError, cast(Any, _problem_answer))
         app.add_exception_handler(HTTPException, cast(Any, _http_answer))
+        app.add_exception_handler(StorageFullError, cast(Any, _full_answer))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -304,6 +307,7 @@ class Front:
                 ]
             await send(message)
 
+        REQUEST_ID.set(extra["X-Request-Id"])
         metrics.in_flight.inc()
         try:
             try:
@@ -329,7 +333,11 @@ class Front:
                 scope["method"],
                 route,
                 status,
-                extra={"request_id": extra["X-Request-Id"], "seconds": round(time.monotonic() - began, 4)},
+                extra={
+                    "request_id": extra["X-Request-Id"],
+                    "seconds": round(time.monotonic() - began, 4),
+                    **job_id_of(scope.get("path_params") or {}),
+                },
             )
 
     def _checked(self, scope: Scope, extra: dict[str, str]) -> Response | None:
@@ -363,6 +371,10 @@ def _answer(error: ProblemError) -> JSONResponse:
 
 async def _problem_answer(request: Request, error: ProblemError) -> Response:
     return _answer(error)
+
+
+async def _full_answer(request: Request, error: StorageFullError) -> Response:
+    return _answer(ProblemError(507, "storage_full", "the server's disk is full; delete videos, or ask its keeper"))
 
 
 async def _http_answer(request: Request, error: HTTPException) -> Response:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 import shutil
 import time
@@ -25,7 +27,7 @@ from tav_sdk.server.protocol import (
     Word,
 )
 from tav_sdk.server.settings import ServerSettings
-from tav_sdk.server.store import JobStore
+from tav_sdk.server.store import JobStore, StorageFullError
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ FIRST_RESTART_S = 0.1
 LONGEST_RESTART_S = 30.0
 PROGRESS_S = 0.1
 """Shortest time between two progress events of a job."""
+FULL_DISK_S = 5.0
+"""How long until the store is written again after the disk was full."""
 STOP_S = 5.0
 """How long a worker has to keep what it has when the server stops."""
 
@@ -199,7 +203,8 @@ class Dispatcher:
         await self._until_idle(STOP_S)
         for slot in self.slots:
             if slot.job is not None:
-                self._store.requeue(slot.job.id, slot.job.fence, "server_stopped", counts=False)
+                with contextlib.suppress(StorageFullError):  # the next start puts it back
+                    self._store.requeue(slot.job.id, slot.job.fence, "server_stopped", counts=False)
                 slot.job = None
             slot.state = "stopped"
             if slot.worker is not None:
@@ -226,14 +231,14 @@ class Dispatcher:
         self._clear_timers(slot)
         job, slot.job = slot.job, None
         if job is not None:
-            _log.warning("worker %d ended with status %d during job %s", slot.index, status, job.id)
+            told = {"job_id": job.id, "worker": slot.index}
+            _log.warning("worker %d ended with status %d during job %s", slot.index, status, job.id, extra=told)
             if slot.ends is not None:
                 self._fail(job, slot.ends)
             elif slot.put_back:
-                self._store.requeue(job.id, job.fence, "server_stopped", counts=False)
-            elif (waiting := self._store.requeue(job.id, job.fence, "worker_died")) is not None:
-                self._measured.requeued("worker_died")
-                self._give_up_if_tried_often(waiting)
+                self._put_back(job)
+            else:
+                self._until_written(self._lost, job)
         slot.ends, slot.put_back = None, False
         if self._stopping:
             slot.state = "stopped"
@@ -245,6 +250,25 @@ class Dispatcher:
         self._measured.restarted(slot.index)
         pause = 0.0 if not slot.failures else min(FIRST_RESTART_S * 2**slot.failures, LONGEST_RESTART_S)
         asyncio.get_running_loop().call_later(pause, self._start, slot)
+
+    def _lost(self, job: Job) -> None:
+        waiting = self._store.requeue(job.id, job.fence, "worker_died")
+        if waiting is not None:
+            self._measured.requeued("worker_died")
+            self._give_up_if_tried_often(waiting)
+            self.wake()
+
+    def _put_back(self, job: Job) -> None:
+        self._until_written(self._store.requeue, job.id, job.fence, "server_stopped", counts=False)
+
+    def _until_written(self, write: Callable[..., object], *given: Any, **more: Any) -> None:
+        """Change the store; as long as the disk is full, again and again."""
+        try:
+            write(*given, **more)
+        except StorageFullError:
+            _log.error("the disk is full; what happened to a job is written in %g s", FULL_DISK_S)
+            again = functools.partial(self._until_written, write, *given, **more)
+            asyncio.get_running_loop().call_later(FULL_DISK_S, again)
 
     def _give_up_if_tried_often(self, job: Job) -> None:
         if job.attempts >= self._settings.max_attempts:
@@ -258,7 +282,11 @@ class Dispatcher:
 
     def _give(self, slot: Slot) -> None:
         while slot.worker is not None and not self._stopping:
-            job = self._store.claim(slot.index, model=slot.model, source=slot.source, kinds=self._kinds)
+            try:
+                job = self._store.claim(slot.index, model=slot.model, source=slot.source, kinds=self._kinds)
+            except StorageFullError:
+                job = None
+                asyncio.get_running_loop().call_later(FULL_DISK_S, self.wake)
             if job is None:
                 slot.state = "idle"
                 return
@@ -305,29 +333,31 @@ class Dispatcher:
             if now - slot.told >= PROGRESS_S:
                 slot.told = now
                 more = {} if word.loss is None else {"loss": word.loss}
-                self._store.report(
-                    job.id,
-                    job.fence,
-                    progress=word.progress,
-                    stage=word.stage,
-                    step=word.step,
-                    total=word.total,
-                    **more,
-                )
+                with contextlib.suppress(StorageFullError):
+                    self._store.report(
+                        job.id,
+                        job.fence,
+                        progress=word.progress,
+                        stage=word.stage,
+                        step=word.step,
+                        total=word.total,
+                        **more,
+                    )
             return
         if isinstance(word, Previewed):
-            self._store.note(job.id, job.fence, "preview")
+            with contextlib.suppress(StorageFullError):
+                self._store.note(job.id, job.fence, "preview")
             return
         self._clear_timers(slot)
         slot.job, slot.state = None, "starting"
         if isinstance(word, Completed):
             self._complete(job, word)
         elif slot.put_back:
-            self._store.requeue(job.id, job.fence, "server_stopped", counts=False)
+            self._put_back(job)
         elif word.code == "cancelled":
             self._fail(job, slot.ends or Failure(code="cancelled", message=word.message))
         else:
-            _log.error("job %s failed: %s: %s", job.id, word.code, word.detail)
+            _log.error("job %s failed: %s: %s", job.id, word.code, word.detail, extra={"job_id": job.id})
             self._fail(job, Failure(code=word.code, message=word.message))
 
     def _complete(self, job: Job, word: Completed) -> None:
@@ -339,16 +369,22 @@ class Dispatcher:
         try:
             self._places.keep(job, work)
         except OSError:
-            _log.exception("job %s: its files cannot be kept", job.id)
+            _log.exception("job %s: its files cannot be kept", job.id, extra={"job_id": job.id})
             self._fail(job, Failure(code="storage_full", message="the server's disk is full; try again later"))
             return
+        self._until_written(self._completed, job, word)
+
+    def _completed(self, job: Job, word: Completed) -> None:
         done = self._store.complete(job.id, job.fence, word.result)
         if done is not None:
             self._measured.ended(done)
 
     def _fail(self, job: Job, failure: Failure) -> None:
-        failed = self._store.fail(job.id, failure, fence=job.fence)
         self._places.forget_work(job.id)
+        self._until_written(self._failed, job, failure)
+
+    def _failed(self, job: Job, failure: Failure) -> None:
+        failed = self._store.fail(job.id, failure, fence=job.fence)
         if failed is not None:
             self._measured.ended(failed)
 

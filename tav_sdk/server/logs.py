@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
+from contextvars import ContextVar
 
+from tav_sdk.server.jobs import Event
+
+_log = logging.getLogger(__name__)
+
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""Of the request that is being answered."""
+_JOB_ID = re.compile(r"(video|tun)_[0-9a-f]{32}")
 _FIELDS = ("request_id", "job_id", "worker", "seconds")
 """What a record may have besides its message."""
 
@@ -39,6 +48,32 @@ class TextLines(logging.Formatter):
         from tav_sdk.words import printable_lines
 
         return printable_lines(super().format(record))
+
+
+def log_event(event: Event) -> None:
+    """A line for what happened to a job, but for its steps and previews."""
+    what = event.type.partition(".")[2]
+    if what in ("progress", "preview"):
+        return
+    told: dict[str, object] = {"job_id": event.job}
+    words = [event.type, event.job]
+    if what == "queued":
+        reason = event.data.get("reason")
+        if reason is None:
+            told["request_id"] = REQUEST_ID.get()
+        else:
+            words.append(reason)
+    if what == "failed":
+        words.append(event.data["error"]["code"])
+    if what == "completed" and event.data.get("inference_time_s") is not None:
+        told["seconds"] = event.data["inference_time_s"]
+    _log.info(" ".join(words), extra=told)
+
+
+def job_id_of(path_params: dict[str, str]) -> dict[str, str]:
+    """The job that a path names, as a field of a record; a client's other words are not logged."""
+    found = [word for word in path_params.values() if _JOB_ID.fullmatch(word)]
+    return {"job_id": found[0]} if found else {}
 
 
 def set_up_logs(form: str, *, level: int = logging.INFO) -> None:

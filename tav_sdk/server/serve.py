@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import logging
+import os
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,22 +21,28 @@ from tav_sdk.server.access import Access
 from tav_sdk.server.app import create_app
 from tav_sdk.server.catalog import Catalog
 from tav_sdk.server.connections import protocol_with_head_timeout
+from tav_sdk.server.devices import count_cores, count_gpus, worker_environment
 from tav_sdk.server.dispatcher import Dispatcher
 from tav_sdk.server.estimates import Estimates
 from tav_sdk.server.hub import Hub
 from tav_sdk.server.jobs import Event, Job
-from tav_sdk.server.logs import set_up_logs
+from tav_sdk.server.logs import log_event, set_up_logs
 from tav_sdk.server.metrics import Metrics
 from tav_sdk.server.places import FilePlaces
 from tav_sdk.server.protocol import Progressed, Word
+from tav_sdk.server.retention import Retention
 from tav_sdk.server.service import Service
 from tav_sdk.server.settings import ServerSettings
 from tav_sdk.server.state import State
 from tav_sdk.server.store import JobStore
+from tav_sdk.server.telemetry import telemetry
 from tav_sdk.server.uploads import Uploads
 from tav_sdk.server.views import view
 from tav_sdk.server.worker_process import WorkerProcess
 
+_log = logging.getLogger(__name__)
+
+Started = Callable[[str, Sequence[Mapping[str, Any]], bool], None]
 MAX_HEAD_BYTES = 64 << 10
 SWEEP_S = 600.0
 LOOK_S = 4.0
@@ -51,13 +59,14 @@ class Server:
 
     Args:
         settings: checked options.
-        started: called with the address when requests are taken.
+        started: called when requests are taken, with the address, the models as they are listed, and whether tunings
+            are taken.
 
     Raises:
         TavError: the state folder, the tokens or the port cannot be had.
     """
 
-    def __init__(self, settings: ServerSettings, *, started: Callable[[str], None] = lambda url: None) -> None:
+    def __init__(self, settings: ServerSettings, *, started: Started = lambda url, models, takes_tunings: None) -> None:
         self.settings, self._started = settings, started
         access = Access(settings)
         self._state = State(settings.state)
@@ -92,7 +101,12 @@ class Server:
         uploads.sweep()
         in_loop = threading.get_ident()
 
+        traces = telemetry()
+
         def published(event: Event) -> None:
+            log_event(event)
+            if traces is not None:
+                traces.happened(event)
             if threading.get_ident() == in_loop:
                 hub.ring(event)
             else:
@@ -116,7 +130,15 @@ class Server:
                 max_bases=settings.max_bases,
                 heard=heard,
                 ended=ended,
-                environment=_device_of(index, settings.workers),
+                log_format=settings.log_format,
+                environment=worker_environment(
+                    index,
+                    workers=settings.workers,
+                    engine=settings.engine,
+                    environ=os.environ,
+                    num_gpus=count_gpus(),
+                    cores=count_cores(),
+                ),
             )
 
         can_tune = tuning_is_installed()
@@ -133,12 +155,19 @@ class Server:
             can_tune=can_tune,
         )
 
+        retention = Retention(self._state, store, catalog, keep_days=settings.keep_days)
+
         @asynccontextmanager
         async def lifespan(_: object) -> AsyncIterator[None]:
-            await catalog.models()
+            models = [model.to_dict() for model in await catalog.models()]
+            if settings.default_model is not None and settings.default_model not in catalog.known:
+                _log.warning("there is no model %r yet, the default of requests that name none", settings.default_model)
             dispatcher.start()
-            tasks = [asyncio.create_task(_every(LOOK_S, catalog.models)), asyncio.create_task(_sweeping(service))]
-            self._started(self.url)
+            tasks = [
+                asyncio.create_task(_every(LOOK_S, catalog.models)),
+                asyncio.create_task(_sweeping(service, retention)),
+            ]
+            self._started(self.url, models, service.can_tune)
             try:
                 yield
             finally:
@@ -149,7 +178,7 @@ class Server:
             service, self._access, view=lambda job: shown(job, store.queue_position(job)), lifespan=lifespan
         )
         config = uvicorn.Config(
-            app,
+            app if traces is None else traces.around(app),
             http=protocol_with_head_timeout(settings.head_timeout_s),
             ws="none",
             log_config=None,
@@ -195,16 +224,8 @@ class Server:
         if len(signals) > 1:
             await dispatcher.stop(0)
         store.close()
-
-
-def _device_of(index: int, workers: int) -> dict[str, str]:
-    """What a worker's environment says of its device: workers share the GPUs out among them."""
-    import os
-
-    if workers < 2:
-        return {}
-    seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return {"CUDA_VISIBLE_DEVICES": seen[index % len(seen)]} if seen else {}
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -248,9 +269,13 @@ async def _every(seconds: float, called: Callable[[], Any]) -> None:
         await called()
 
 
-async def _sweeping(service: Service) -> None:
+async def _sweeping(service: Service, retention: Retention) -> None:
     while True:
-        service.sweep()
+        try:
+            for path in await retention.sweep():
+                _log.info("removed %s/%s", path.parent.name, path.name)
+        except OSError:
+            _log.exception("what is due could not be removed")
         sizes = await asyncio.to_thread(service.state.sizes)
         for kind, size in sizes.items():
             service.metrics.storage.labels(kind).set(size)

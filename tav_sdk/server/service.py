@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from tav_sdk.server.store import (
     Key,
     QueueFullError,
     QueueLimits,
+    StorageFullError,
 )
 from tav_sdk.server.tuning_fields import read_tuning_fields
 from tav_sdk.server.uploads import Uploads, check_length
@@ -218,6 +218,8 @@ class Service:
         params = self._resolved(fill_num_frames(params, fps=rate, max_frames=self.settings.max_frames), model)
         params["source_fps"] = first.params.get("source_fps") or model.manifest.clip.fps
         source = first.source if params["mode"] == "edit" else None
+        if source is not None and not source.startswith(BESIDE) and not self.state.clip(source).is_file():
+            raise ProblemError(404, "video_expired", "the first video's clip is no longer there; send it again")
         return self._create("video", owner, model.id, params, key=key, source=source, remixed_from=first.id)
 
     async def _tuning(self, body: Body, _: str, owner: str, key: Key | None) -> Job:
@@ -262,8 +264,14 @@ class Service:
                 kind, owner=owner, model=model, params=params, limits=limits, warnings=warnings_of(params), **more
             )
         except QueueFullError as error:
+            self._forget_clip(more.get("source"))  # a refused request leaves no file
             raise ProblemError(
                 429, "queue_full", str(error), headers={"Retry-After": str(self._until_a_place())}
+            ) from error
+        except StorageFullError as error:
+            self._forget_clip(more.get("source"))
+            raise ProblemError(
+                507, "storage_full", "the server's disk is full; delete videos, or ask its keeper"
             ) from error
 
     def _until_a_place(self) -> int:
@@ -365,16 +373,6 @@ class Service:
         if any(model.clip_sha256 == source for model in self.catalog.known.values()):
             return
         self.state.forget_clip(source)
-
-    def sweep(self, now: float | None = None) -> int:
-        """Remove the files of jobs that ended ``keep_days`` ago; how many jobs had some."""
-        if not self.settings.keep_days:
-            return 0
-        moment = (time.time() if now is None else now) - self.settings.keep_days * 86400
-        found = [job for job in self.store.ended_before(moment) if self.state.video(job.id).exists()]
-        for job in found:
-            self.state.forget_video(job.id)
-        return len(found)
 
 
 def warnings_of(params: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tav_sdk.errors import InputError
+from tav_sdk.request.frames import check_whole
+from tav_sdk.words import brief
+
+LOG_FORMATS = ("text", "json")
+_WHOLE = {
+    "port": (0, 65535),
+    "workers": (1, 64),
+    "max_bases": (1, 16),
+    "max_upload_bytes": (1, 10_000 << 20),
+    "max_frames": (1, 100_000),
+    "max_queue": (1, 100_000),
+    "max_queue_per_token": (1, 100_000),
+    "max_connections": (1, 100_000),
+    "max_attempts": (1, 100),
+}
+"""Least and greatest value of each whole number."""
+_NUMBERS = {
+    "rate": (0.01, 1e6),
+    "cancel_grace_s": (0.0, 3600.0),
+    "job_timeout_s": (0.001, 1e6),
+    "sync_timeout_s": (0.001, 1e6),
+    "drain_s": (0.0, 1e5),
+    "keep_days": (0.0, 1e5),
+    "head_timeout_s": (0.001, 3600.0),
+    "body_timeout_s": (0.001, 3600.0),
+    "keep_alive_s": (0.0, 3600.0),
+}
+"""Least and greatest value of each of the others."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
@@ -40,7 +70,9 @@ class ServerSettings:
         body_timeout_s: longest pause within a body, in seconds.
         keep_alive_s: seconds until an idle connection is closed.
         log_format: ``text`` or ``json``.
-        storage: fsspec URL of a place for finished files; none: the state folder.
+
+    Raises:
+        InputError: an option is out of range; its field says which.
     """
 
     bundles: Path
@@ -72,4 +104,18 @@ class ServerSettings:
     body_timeout_s: float = 30.0
     keep_alive_s: float = 10.0
     log_format: str = "text"
-    storage: str | None = None
+
+    def __post_init__(self) -> None:
+        for field, (least, most) in _WHOLE.items():
+            check_whole(field, getattr(self, field), least, most)
+        for field, (lowest, highest) in _NUMBERS.items():
+            value = getattr(self, field)
+            if field == "rate" and value is None:
+                continue
+            # NaN is not within any bounds.
+            if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
+                raise InputError(f"must be a number from {lowest:g} to {highest:g}, got {brief(value)}", field=field)
+        if self.log_format not in LOG_FORMATS:
+            raise InputError(f"must be {' or '.join(LOG_FORMATS)}, got {brief(self.log_format)}", field="log_format")
+        if not self.host.strip():
+            raise InputError("must be an address to listen on, such as 127.0.0.1; got nothing", field="host")

@@ -52,6 +52,10 @@ _FIELDS = tuple(Job.__dataclass_fields__)
 _JSON = ("params", "failure", "result", "warnings")
 
 
+class StorageFullError(TavError):
+    """The disk is full: nothing was written."""
+
+
 class QueueFullError(TavError):
     """So many jobs wait already."""
 
@@ -247,15 +251,15 @@ class JobStore:
             rows = self._db.execute("select kind, status, count(*) as count from job group by kind, status")
             return {(row["kind"], row["status"]): row["count"] for row in rows}
 
-    def needs(self, source: str) -> bool:
-        """Whether any job has this clip."""
+    def needs(self, source: str, *, since: float | None = None) -> bool:
+        """Whether any job has this clip; with ``since``, one that has not ended before that, seconds since 1970."""
         with self._lock:
-            return self._db.execute("select 1 from job where source = ? limit 1", (source,)).fetchone() is not None
-
-    def ended_before(self, moment: float) -> list[Job]:
-        """Jobs that ended before a moment, seconds since 1970."""
-        with self._lock:
-            return [_job(row) for row in self._db.execute("select * from job where completed_at < ?", (moment,))]
+            row = self._db.execute(
+                "select 1 from job where source = :source"
+                " and (:since is null or completed_at is null or completed_at >= :since) limit 1",
+                {"source": source, "since": since},
+            ).fetchone()
+            return row is not None
 
     # --- the life of a job ----------------------------------------------------------------------------------------
 
@@ -425,9 +429,11 @@ class JobStore:
             try:
                 yield
                 self._db.execute("commit")
-            except BaseException:
+            except BaseException as error:
                 if self._db.in_transaction:
                     self._db.execute("rollback")
+                if isinstance(error, sqlite3.OperationalError) and _is_full(error):
+                    raise StorageFullError("the disk of the server's state is full") from error
                 raise
             for event in self._new:
                 self._published(event)
@@ -454,6 +460,11 @@ class JobStore:
         ).lastrowid
         self._new.append(Event(n=n or 0, job=job_id, owner=job.owner, k=k, type=type_, at=now, data=data))
         return job
+
+
+def _is_full(error: sqlite3.OperationalError) -> bool:
+    """Whether SQLite says that the disk is full. That its shared memory cannot grow, it says from Python 3.11 on."""
+    return "disk is full" in str(error) or getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHMSIZE"
 
 
 def _next(waiting: Sequence[Job], model: str | None, source: str | None, now: float) -> Job:

@@ -31,6 +31,7 @@ from tav_sdk.errors import (
     VideoError,
 )
 from tav_sdk.server.jobs import FailureCode
+from tav_sdk.server.logs import set_up_logs
 from tav_sdk.server.protocol import Cancel, Completed, Failed, Ready, Run, Word, command_of, send
 
 _log = logging.getLogger(__name__)
@@ -114,7 +115,8 @@ class Worker:
             if run.kind == "video":
                 shutil.rmtree(out, ignore_errors=True)
             word = failure_of(run, error)
-            _log.warning("job %s: %s", run.job, word.code, exc_info=word.code == "internal_error")
+            told = {"job_id": run.job}
+            _log.warning("job %s: %s", run.job, word.code, exc_info=word.code == "internal_error", extra=told)
             if not isinstance(error, Exception):
                 self._say(word)
                 raise
@@ -174,11 +176,12 @@ def die_with_parent() -> None:
             ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def main(commands: int, words: int, *, engine: str, max_bases: int) -> None:
+def main(commands: int, words: int, *, engine: str, max_bases: int, log_format: str = "text") -> None:
     """The process: read commands from one descriptor, write words to another, end when the first one does."""
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):  # the server says when to end
         signal.signal(number, signal.SIG_IGN)
+    set_up_logs(log_format)
     lock = threading.Lock()
     with open(words, "wb") as to_server, open(commands, "rb") as from_server:
 
@@ -200,4 +203,10 @@ def main(commands: int, words: int, *, engine: str, max_bases: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), engine=sys.argv[3], max_bases=int(sys.argv[4]))
+    main(
+        int(sys.argv[1]),
+        int(sys.argv[2]),
+        engine=sys.argv[3],
+        max_bases=int(sys.argv[4]),
+        log_format=(sys.argv[5:] or ["text"])[0],
+    )

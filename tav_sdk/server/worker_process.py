@@ -25,6 +25,7 @@ class WorkerProcess:
         max_bases: how many bases it keeps open.
         heard: called in the event loop with every word.
         ended: called in the event loop once, with the exit status, negative if a signal ended it.
+        log_format: of what it logs.
         environment: more variables of its environment, such as the device that it sees.
     """
 
@@ -36,6 +37,7 @@ class WorkerProcess:
         max_bases: int,
         heard: Callable[[WorkerProcess, Word], None],
         ended: Callable[[WorkerProcess, int], None],
+        log_format: str = "text",
         environment: dict[str, str] | None = None,
     ) -> None:
         self.index = index
@@ -43,7 +45,7 @@ class WorkerProcess:
         self._heard, self._ended = heard, ended
         commands_read, commands_write = os.pipe()
         words_read, words_write = os.pipe()
-        arguments = [str(commands_read), str(words_write), engine, str(max_bases)]
+        arguments = [str(commands_read), str(words_write), engine, str(max_bases), log_format]
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tav_sdk.server.worker", *arguments],

@@ -12,7 +12,7 @@ import pytest
 from tav_sdk.server.dispatcher import Dispatcher
 from tav_sdk.server.protocol import Cancel, Completed, Failed, Progressed, Ready, Run
 from tav_sdk.server.settings import ServerSettings
-from tav_sdk.server.store import JobStore, QueueLimits
+from tav_sdk.server.store import JobStore, QueueLimits, StorageFullError
 
 LIMITS = QueueLimits(total=100, per_owner=100)
 
@@ -368,3 +368,36 @@ async def test_tunings_run_unless_they_are_switched_off(played):
         video = house.job()
         house.hired[0].say(Ready())
         assert house.hired[0].run.job == video
+
+
+@pytest.fixture
+def quick_retries(monkeypatch):
+    monkeypatch.setattr("tav_sdk.server.dispatcher.FULL_DISK_S", 0.03)
+
+
+@pytest.mark.usefixtures("quick_retries")
+@play
+async def test_what_happens_while_the_disk_is_full_is_written_later(played):
+    async with played() as house:
+        first, second = house.job(), house.job()
+        (worker,) = house.hired
+        worker.say(Ready(engine="e"))
+        full, real = True, {name: getattr(house.store, name) for name in ("report", "complete", "claim")}
+
+        def refusing(name):
+            def refused(*given, **more):
+                if full:
+                    raise StorageFullError("full")
+                return real[name](*given, **more)
+
+            return refused
+
+        for name in real:
+            setattr(house.store, name, refusing(name))
+        worker.progress(50)
+        worker.complete()
+        await asyncio.sleep(0.05)
+        assert (house.of(first).status, house.of(second).status) == ("in_progress", "queued")
+        full = False
+        await asyncio.sleep(0.1)
+        assert (house.of(first).status, house.of(second).status) == ("completed", "in_progress")
