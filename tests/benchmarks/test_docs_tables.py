@@ -26,6 +26,10 @@ NOT_MEASURED = {
     ("EVALUATION.md", "| name | definition | source |"),
     ("POCKET.md", "| Part | Words |"),
     ("POCKET.md", "| Stage | Network | Loss |"),
+    ("SERVING.md", "| option | default | what it does |"),
+    ("SERVING.md", "| status | codes | what to do |"),
+    ("SERVING.md", "| code of a failed job | why |"),
+    ("SERVING.md", "| alert on | because |"),
 }
 """Tables that say what there is, by page and head; numbers in them are settings."""
 
