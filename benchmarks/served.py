@@ -245,7 +245,7 @@ async def until_ended(port: int, ids: Sequence[str], *, pause_s: float = 0.2) ->
 def summary(seconds: Sequence[float]) -> dict[str, float]:
     """How many, and percentiles in ms."""
     ordered = sorted(seconds)
-    cuts = statistics.quantiles(ordered, n=100) if len(ordered) > 1 else ordered * 99
+    cuts = statistics.quantiles(ordered, n=100, method="inclusive") if len(ordered) > 1 else ordered * 99
     return {
         "count": len(ordered),
         "p50_ms": round(cuts[49] * 1000, 2),

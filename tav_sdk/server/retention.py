@@ -66,8 +66,8 @@ class Retention:
                 yield path
 
     def _due_work(self) -> Iterator[Path]:
-        for path in _entries(self._state.work):
-            job = self._store.get(path.name.partition(".")[0])
+        for path in sorted(self._state.work.iterdir()):
+            job = self._store.get(path.name.removeprefix(".").partition(".")[0])
             if (job is None or job.ended) and self._is_old(path):
                 yield path
 

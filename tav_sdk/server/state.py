@@ -99,7 +99,8 @@ class State:
 
     def forget_work(self, job_id: str) -> None:
         """Remove what attempts of a job left; a running one's worker has to have ended."""
-        for path in self.work.glob(f"{job_id}.*"):
+        # An attempt that was killed leaves its hidden folder, in which files are made until they are whole.
+        for path in (*self.work.glob(f"{job_id}.*"), *self.work.glob(f".{job_id}.*")):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

@@ -93,12 +93,20 @@ def test_a_models_clip_stays(shelf):
 def test_what_no_job_has_goes_when_it_is_old_enough(shelf):
     shelf.clip(A)
     shelf.clip(B, hours=0)
-    for name in ("video_gone", "video_gone.3"):
+    for name in ("video_gone", "video_gone.3", ".video_gone.4-abc"):
         path = (shelf.state.videos if "." not in name else shelf.state.work) / name
         path.mkdir()
         os.utime(path, (NOW, NOW - 7200))
     (shelf.state.videos / "video_new").mkdir()
-    assert shelf.swept(0) == {A, "video_gone", "video_gone.3"}
+    assert shelf.swept(0) == {A, "video_gone", "video_gone.3", ".video_gone.4-abc"}
+
+
+def test_what_a_killed_attempt_left_goes_with_its_job(shelf):
+    job = shelf.job()
+    for name in (f"{job}.1", f".{job}.1-abc", f"{job}.preview.webp", "video_other.1"):
+        (shelf.state.work / name).mkdir()
+    shelf.state.forget_work(job)
+    assert [path.name for path in shelf.state.work.iterdir()] == ["video_other.1"]
 
 
 def test_uploads_on_their_way_are_left_alone(shelf):
