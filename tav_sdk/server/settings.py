@@ -117,5 +117,3 @@ class ServerSettings:
                 raise InputError(f"must be a number from {lowest:g} to {highest:g}, got {brief(value)}", field=field)
         if self.log_format not in LOG_FORMATS:
             raise InputError(f"must be {' or '.join(LOG_FORMATS)}, got {brief(self.log_format)}", field="log_format")
-        if not self.host.strip():
-            raise InputError("must be an address to listen on, such as 127.0.0.1; got nothing", field="host")
