@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from tav_sdk.server.jobs import Job
@@ -17,6 +19,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.listeners: list[Callable[[Job, Progressed], None]] = []  # hear of steps as well
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
         self.requests = counter("tav_http_requests", "Requests that were answered.", "method", "route", "status")
         self.request_seconds = histogram("tav_http_request_duration_seconds", "Until the answer was sent.", "route")
@@ -52,6 +55,8 @@ class Metrics:
 
     def stepped(self, job: Job, word: Progressed) -> None:
         """A worker made a step."""
+        for listener in self.listeners:
+            listener(job, word)
         if word.step_s is not None:
             self.steps.labels(word.stage).inc()
             self.step_seconds.labels(word.stage).observe(word.step_s)

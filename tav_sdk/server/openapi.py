@@ -24,7 +24,6 @@ _COMMON = {
     "created_at": _INT,
     "started_at": {"type": ["integer", "null"]},
     "completed_at": {"type": ["integer", "null"]},
-    "expires_at": {"type": ["integer", "null"]},
     "model": _STR,
     "prompt": _STR,
     "error": {
@@ -39,7 +38,6 @@ _COMMON = {
     "eta_s": {"type": ["number", "null"]},
     "attempts": {"type": "integer", "minimum": 0},
     "user": {"type": ["string", "null"]},
-    "warnings": {"type": "array", "items": _STR},
 }
 
 
@@ -223,6 +221,8 @@ def _schemas() -> dict[str, Any]:
     video = {
         **_COMMON,
         "object": {"const": "video"},
+        "expires_at": {"type": ["integer", "null"]},
+        "warnings": {"type": "array", "items": _STR},
         "seconds": {"type": ["string", "null"]},
         "size": _STR,
         "remixed_from_video_id": {"type": ["string", "null"]},

@@ -41,18 +41,17 @@ async def owner_stream(
     hub: Hub,
     owner: str,
     *,
-    after: int | None,
+    after: int,
     stopping: Callable[[], bool],
     quiet_s: float = QUIET_S,
 ) -> AsyncIterator[bytes]:
-    """The events of all of an owner's jobs, from now on or after the one with ``id == after``; ends with the server."""
+    """The events of all of an owner's jobs, after the one with ``id == after``; ends with the server."""
     yield RETRY
-    last = store.last_event() if after is None else after
     with hub.of_owner(owner) as bell:
         while not stopping():
             bell.clear()
-            for event in store.events_of(owner, after=last):
-                last = event.n
+            for event in store.events_of(owner, after=after):
+                after = event.n
                 yield _lines(event, event.n)
             async for comment in _until(bell, quiet_s):
                 yield comment
