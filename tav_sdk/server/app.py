@@ -180,7 +180,12 @@ def create_app(
         last = _last_id(request)
         after = store.last_event() if last is None else last
         stream = streams.owner_stream(
-            store, service.hub, owner_of(request), after=after, stopping=lambda: service.closing
+            store,
+            service.hub,
+            owner_of(request),
+            after=after,
+            stopping=lambda: service.closing,
+            quiet_s=settings.quiet_s,
         )
         return _stream(stream)
 
@@ -456,7 +461,14 @@ def _events(request: Request, service: Service, job: Job) -> Response:
         _query(request, set())
         after = _last_id(request) or 0
         return _stream(
-            streams.job_stream(service.store, service.hub, job.id, after=after, stopping=lambda: service.closing)
+            streams.job_stream(
+                service.store,
+                service.hub,
+                job.id,
+                after=after,
+                stopping=lambda: service.closing,
+                quiet_s=service.settings.quiet_s,
+            )
         )
     query = _query(request, {"limit", "after"})
     limit, after = _whole(query, "limit", 20, 1, 100), _whole(query, "after", 0, 0, 2**31)

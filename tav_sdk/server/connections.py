@@ -13,6 +13,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tav_sdk.server.problems import ProblemError
 
+PIECE = 1 << 10
+"""Bytes of a head that are looked at at once."""
 LINGER_S = 1.0
 """A refused connection is read so long after its answer: closed at once, its client might never see the answer."""
 
@@ -47,11 +49,13 @@ def limited_protocol(*, head_timeout_s: float, max_connections: int) -> type[H11
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            if self._refused:
-                return
             if self._head_timer is None and self._between_requests():
                 self._wait_for_head()
-            super().data_received(data)
+            while data and not self._refused:
+                # h11 counts a head's bytes only while the head is not whole: it has to come in small pieces.
+                most = PIECE if self._between_requests() else len(data)
+                piece, data = data[:most], data[most:]
+                super().data_received(piece)
             if not self._between_requests():
                 self._head_came()
 
@@ -89,9 +93,10 @@ def limited_protocol(*, head_timeout_s: float, max_connections: int) -> type[H11
 
 async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
     problem = ProblemError(503, "too_many_connections", "the server has too many connections; try again later")
-    headers = [*_headers(), (b"retry-after", b"1")]
+    body = json.dumps(problem.body).encode()
+    headers = [*_headers(body), (b"retry-after", b"1")]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(problem.body).encode()})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _refusal(status: int) -> bytes:
@@ -102,15 +107,16 @@ def _refusal(status: int) -> bytes:
     body = json.dumps(problem.body).encode()
     connection = h11.Connection(h11.SERVER)
     parts = (
-        h11.Response(status_code=status, headers=[*_headers(), (b"content-length", str(len(body)).encode())]),
+        h11.Response(status_code=status, headers=_headers(body)),
         h11.Data(data=body),
         h11.EndOfMessage(),
     )
     return b"".join(connection.send(part) or b"" for part in parts)
 
 
-def _headers() -> list[tuple[bytes, bytes]]:
+def _headers(body: bytes) -> list[tuple[bytes, bytes]]:
     return [
+        (b"content-length", str(len(body)).encode()),
         (b"content-type", b"application/json"),
         (b"cache-control", b"no-store"),
         (b"x-content-type-options", b"nosniff"),

@@ -39,7 +39,7 @@ class Metrics:
         self.inversions = counter("tav_inversion_cache", "Inversions, by whether they were kept before.", "result")
         self.worker_up = gauge("tav_worker_up", "1 if a worker can take jobs.", "worker", "device")
         self.restarts = counter("tav_worker_restarts", "Workers that were started anew.", "worker")
-        self.peak_memory = gauge("tav_worker_peak_memory_bytes", "Largest resident memory.", "worker")
+        self.peak_memory = gauge("tav_worker_peak_memory_bytes", "Largest resident memory.", "worker", "device")
         self.storage = gauge("tav_storage_bytes", "Files of the state folder.", "kind")
         self.uploads = counter("tav_upload_bytes", "Bytes of uploaded clips.")
 
@@ -83,12 +83,14 @@ class Metrics:
         cached = job.result.get("inversion_cached")
         if cached is not None:
             self.inversions.labels("hit" if cached else "miss").inc()
-        if job.worker is not None and job.result.get("peak_memory_mb"):
-            self.peak_memory.labels(str(job.worker)).set(job.result["peak_memory_mb"] * 2**20)
 
     def restarted(self, worker: int) -> None:
         """A worker ended, and another one is started."""
         self.restarts.labels(str(worker)).inc()
+
+    def peaked(self, worker: int, device: str, megabytes: int) -> None:
+        """A worker says how much memory it has had at once."""
+        self.peak_memory.labels(str(worker), device).set(megabytes * 2**20)
 
     # --- inside ---------------------------------------------------------------------------------------------------
 

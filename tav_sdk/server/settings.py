@@ -39,6 +39,7 @@ class ServerSettings:
         head_timeout_s: seconds until the head of a request must have come.
         body_timeout_s: longest pause within a body, in seconds.
         keep_alive_s: seconds until an idle connection is closed.
+        quiet_s: seconds after which a stream of events without one has a comment, so that proxies keep it.
         log_format: ``text`` or ``json``.
         storage: fsspec URL of a place for finished files; none: the state folder.
     """
@@ -71,5 +72,6 @@ class ServerSettings:
     head_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
     keep_alive_s: float = 10.0
+    quiet_s: float = 15.0
     log_format: str = "text"
     storage: str | None = None
