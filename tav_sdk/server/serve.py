@@ -25,6 +25,8 @@ from tav_sdk.server.state import State
 from tav_sdk.server.worker_process import WorkerProcess
 
 MAX_HEAD_BYTES = 64 << 10
+BACKLOG = 2048
+"""Connections that may wait to be taken."""
 
 
 def tuning_is_installed() -> bool:
@@ -161,6 +163,7 @@ def _listening(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(BACKLOG)  # from now on clients wait instead of being refused
     except OSError as error:
         listener.close()
         reason = error.strerror or str(error)
