@@ -40,7 +40,7 @@ def limited_protocol(*, head_timeout_s: float, max_connections: int) -> type[H11
         def app(self, app: ASGIApp) -> None:
             self._app = app
 
-        def connection_made(self, transport: Any) -> None:  # type: ignore[override]
+        def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._wait_for_head()
 
