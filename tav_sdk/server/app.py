@@ -401,12 +401,9 @@ def _problem_of(request: Request, error: HTTPException) -> ProblemError:
 
 
 def _methods_of(request: Request) -> set[str]:
-    """The methods that a path takes."""
-    found: set[str] = set()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] != Match.NONE:
-            found |= route.methods or set()
-    return found
+    """The methods that a path takes; ``/v1/videos/edits`` is no video's."""
+    matching = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
+    return {method for route in matching if route.path == matching[0].path for method in route.methods or ()}
 
 
 # --- parts of answers -------------------------------------------------------------------------------------------------
@@ -457,9 +454,10 @@ def _listed(
 
 
 def _events(request: Request, service: Service, job: Job) -> Response:
+    last = _last_id(request)
     if "text/event-stream" in request.headers.get("accept", ""):
         _query(request, set())
-        after = _last_id(request) or 0
+        after = last or 0
         return _stream(
             streams.job_stream(
                 service.store,

@@ -140,6 +140,7 @@ async def test_methods_that_a_path_does_not_take(server):
         ("POST", "/healthz", "GET"),
         ("GET", f"/v1/videos/{NO_ID}/cancel", "POST"),
         ("BREW", "/v1/models", "GET"),
+        ("PUT", "/v1/videos/edits", "POST"),
     ):
         answer = await server.ask(method, path)
         check_problem(answer, 405, "method_not_allowed")
@@ -162,9 +163,10 @@ async def test_queries_that_are_refused(server):
         ("/v1/events", "invalid_value", "Accept"),
     ):
         check_problem(await server.ask("GET", path), 400, code, param)
-    stream = {"Accept": "text/event-stream", "Last-Event-ID": "x"}
-    answer = await server.ask("GET", f"/v1/videos/{job['id']}/events", headers=stream)
-    check_problem(answer, 400, "invalid_value", "Last-Event-ID")
+    for accept in ("text/event-stream", "*/*"):
+        headers = {"Accept": accept, "Last-Event-ID": "x"}
+        answer = await server.ask("GET", f"/v1/videos/{job['id']}/events", headers=headers)
+        check_problem(answer, 400, "invalid_value", "Last-Event-ID")
 
 
 @scene()
