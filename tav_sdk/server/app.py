@@ -24,7 +24,7 @@ from tav_sdk.server.jobs import Job
 from tav_sdk.server.logs import REQUEST_ID, job_id_of
 from tav_sdk.server.metrics import CONTENT_TYPE
 from tav_sdk.server.openapi import document
-from tav_sdk.server.problems import ProblemError
+from tav_sdk.server.problems import ProblemError, storage_full
 from tav_sdk.server.service import Created, Service
 from tav_sdk.server.store import StorageFullError
 from tav_sdk.server.videos import SHEET, SPRITESHEET, THUMBNAIL, VIDEO
@@ -44,6 +44,8 @@ VARIANTS = {
 _RANGE = re.compile(r"bytes=(?=[0-9]|-[0-9])([0-9]{0,18})-([0-9]{0,18})")
 """One range; of several, which no player asks for, the whole file is sent."""
 PAGE_POLICY = "default-src 'self'; media-src 'self' blob:; img-src 'self' blob:"
+METHODS = {"GET", "POST", "DELETE", "OPTIONS", "HEAD", "PUT", "PATCH"}
+"""Methods that metrics tell apart; a client may make up any number of others."""
 OPEN = {"/healthz", "/readyz", "/"}
 """Paths that need no token; the page's files as well."""
 
@@ -177,8 +179,15 @@ def create_app(
         _query(request, set())
         if "text/event-stream" not in request.headers.get("accept", ""):
             raise ProblemError(400, "invalid_value", "this is a stream; send Accept: text/event-stream", param="Accept")
+        last = _last_id(request)
+        after = store.last_event() if last is None else last
         stream = streams.owner_stream(
-            store, service.hub, owner_of(request), after=_last_id(request), stopping=lambda: service.stopping
+            store,
+            service.hub,
+            owner_of(request),
+            after=after,
+            stopping=lambda: service.closing,
+            quiet_s=settings.quiet_s,
         )
         return _stream(stream)
 
@@ -274,9 +283,31 @@ class Front:
 
     def __init__(self, app: FastAPI, service: Service, access: Access) -> None:
         self._app, self._service, self._access = app, service, access
-        app.add_exception_handler(ProblemError, cast(Any, _problem_answer))
-        app.add_exception_handler(HTTPException, cast(Any, _http_answer))
-        app.add_exception_handler(StorageFullError, cast(Any, _full_answer))
+
+        async def refused(request: Request, error: ProblemError) -> Response:
+            return self._refused(error)
+
+        async def refused_by_starlette(request: Request, error: HTTPException) -> Response:
+            return self._refused(_problem_of(request, error))
+
+        async def left(request: Request, error: ClientGoneError) -> Response:
+            return Response(status_code=499)  # nobody reads it
+
+        async def mistaken(request: Request, error: Exception) -> Response:
+            return self._refused(_mistake())
+
+        async def full(request: Request, error: StorageFullError) -> Response:
+            return self._refused(storage_full())
+
+        handlers: dict[Any, Any] = {
+            StorageFullError: full,
+            ProblemError: refused,
+            HTTPException: refused_by_starlette,
+            ClientGoneError: left,
+            Exception: mistaken,
+        }
+        for kind, handler in handlers.items():
+            app.add_exception_handler(kind, handler)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -314,23 +345,20 @@ class Front:
                 answer = self._checked(scope, extra)
                 await (self._app if answer is None else answer)(scope, receive, sent)
             except ProblemError as error:
-                metrics.rejected.labels(error.code).inc()
-                await _answer(error)(scope, receive, sent)
-            except ClientGoneError:
-                status = 499
+                await self._refused(error)(scope, receive, sent)
             except Exception:  # noqa: BLE001  whatever it is, the client gets an answer
                 _log.exception("request %s failed", extra["X-Request-Id"])
                 if not started:
-                    problem = ProblemError(500, "internal_error", "the server made a mistake; its log says which")
-                    await _answer(problem)(scope, receive, sent)
+                    await self._refused(_mistake())(scope, receive, sent)
         finally:
             metrics.in_flight.dec()
             route = self._route_of(scope)
-            metrics.requests.labels(scope["method"], route, str(status)).inc()
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            metrics.requests.labels(method, route, str(status)).inc()
             metrics.request_seconds.labels(route).observe(time.monotonic() - began)
             _log.info(
                 "%s %s %d",
-                scope["method"],
+                method,
                 route,
                 status,
                 extra={
@@ -358,6 +386,10 @@ class Front:
             scope["tav.owner"] = None
         return None
 
+    def _refused(self, error: ProblemError) -> JSONResponse:
+        self._service.metrics.rejected.labels(error.code).inc()
+        return JSONResponse(error.body, status_code=error.status, headers=error.headers)
+
     def _route_of(self, scope: Scope) -> str:
         for route in self._app.routes:
             if route.matches(scope)[0] != Match.NONE:
@@ -365,41 +397,24 @@ class Front:
         return "other"
 
 
-def _answer(error: ProblemError) -> JSONResponse:
-    return JSONResponse(error.body, status_code=error.status, headers=error.headers)
+def _mistake() -> ProblemError:
+    return ProblemError(500, "internal_error", "the server made a mistake; its log says which")
 
 
-async def _problem_answer(request: Request, error: ProblemError) -> Response:
-    return _answer(error)
-
-
-async def _full_answer(request: Request, error: StorageFullError) -> Response:
-    return _answer(ProblemError(507, "storage_full", "the server's disk is full; delete videos, or ask its keeper"))
-
-
-async def _http_answer(request: Request, error: HTTPException) -> Response:
-    """Starlette's own errors, in the contract's shape."""
+def _problem_of(request: Request, error: HTTPException) -> ProblemError:
+    """Starlette's own errors, in the contract's words."""
     if error.status_code == 404:
-        problem = ProblemError(404, "not_found", "there is nothing at this path; /openapi.json lists what there is")
-    elif error.status_code == 405:
+        return ProblemError(404, "not_found", "there is nothing at this path; /openapi.json lists what there is")
+    if error.status_code == 405:
         allowed = ", ".join(sorted(_methods_of(request)))
-        problem = ProblemError(
-            405, "method_not_allowed", f"this path takes {allowed or 'other methods'}", headers={"Allow": allowed}
-        )
-    elif error.status_code == 416:
-        problem = ProblemError(416, "invalid_value", "the range is past the end", headers=dict(error.headers or {}))
-    else:
-        problem = ProblemError(error.status_code, "invalid_value", str(error.detail))
-    return _answer(problem)
+        return ProblemError(405, "method_not_allowed", f"this path takes {allowed}", headers={"Allow": allowed})
+    return ProblemError(error.status_code, "invalid_value", str(error.detail), headers=dict(error.headers or {}))
 
 
 def _methods_of(request: Request) -> set[str]:
-    """The methods that a path takes."""
-    found: set[str] = set()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] != Match.NONE:
-            found |= route.methods or set()
-    return found
+    """The methods that a path takes; ``/v1/videos/edits`` is no video's."""
+    matching = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
+    return {method for route in matching if route.path == matching[0].path for method in route.methods or ()}
 
 
 # --- parts of answers -------------------------------------------------------------------------------------------------
@@ -450,11 +465,19 @@ def _listed(
 
 
 def _events(request: Request, service: Service, job: Job) -> Response:
+    last = _last_id(request)
     if "text/event-stream" in request.headers.get("accept", ""):
         _query(request, set())
-        after = _last_id(request) or 0
+        after = last or 0
         return _stream(
-            streams.job_stream(service.store, service.hub, job.id, after=after, stopping=lambda: service.stopping)
+            streams.job_stream(
+                service.store,
+                service.hub,
+                job.id,
+                after=after,
+                stopping=lambda: service.closing,
+                quiet_s=service.settings.quiet_s,
+            )
         )
     query = _query(request, {"limit", "after"})
     limit, after = _whole(query, "limit", 20, 1, 100), _whole(query, "after", 0, 0, 2**31)

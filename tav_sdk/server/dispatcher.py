@@ -105,6 +105,8 @@ class Heard(Protocol):
 
     def restarted(self, worker: int) -> None: ...
 
+    def peaked(self, worker: int, device: str, megabytes: int) -> None: ...
+
 
 @dataclass
 class Slot:
@@ -351,6 +353,8 @@ class Dispatcher:
         self._clear_timers(slot)
         slot.job, slot.state = None, "starting"
         if isinstance(word, Completed):
+            if peak := word.result.get("peak_memory_mb"):
+                self._measured.peaked(slot.index, slot.device or "cpu", peak)
             self._complete(job, word)
         elif slot.put_back:
             self._put_back(job)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from tav_sdk.server.jobs import Job
@@ -17,6 +19,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.listeners: list[Callable[[Job, Progressed], None]] = []  # hear of steps as well
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
         self.requests = counter("tav_http_requests", "Requests that were answered.", "method", "route", "status")
         self.request_seconds = histogram("tav_http_request_duration_seconds", "Until the answer was sent.", "route")
@@ -36,7 +39,7 @@ class Metrics:
         self.inversions = counter("tav_inversion_cache", "Inversions, by whether they were kept before.", "result")
         self.worker_up = gauge("tav_worker_up", "1 if a worker can take jobs.", "worker", "device")
         self.restarts = counter("tav_worker_restarts", "Workers that were started anew.", "worker")
-        self.peak_memory = gauge("tav_worker_peak_memory_bytes", "Largest resident memory.", "worker")
+        self.peak_memory = gauge("tav_worker_peak_memory_bytes", "Largest resident memory.", "worker", "device")
         self.storage = gauge("tav_storage_bytes", "Files of the state folder.", "kind")
         self.uploads = counter("tav_upload_bytes", "Bytes of uploaded clips.")
 
@@ -52,6 +55,8 @@ class Metrics:
 
     def stepped(self, job: Job, word: Progressed) -> None:
         """A worker made a step."""
+        for listener in self.listeners:
+            listener(job, word)
         if word.step_s is not None:
             self.steps.labels(word.stage).inc()
             self.step_seconds.labels(word.stage).observe(word.step_s)
@@ -78,12 +83,14 @@ class Metrics:
         cached = job.result.get("inversion_cached")
         if cached is not None:
             self.inversions.labels("hit" if cached else "miss").inc()
-        if job.worker is not None and job.result.get("peak_memory_mb"):
-            self.peak_memory.labels(str(job.worker)).set(job.result["peak_memory_mb"] * 2**20)
 
     def restarted(self, worker: int) -> None:
         """A worker ended, and another one is started."""
         self.restarts.labels(str(worker)).inc()
+
+    def peaked(self, worker: int, device: str, megabytes: int) -> None:
+        """A worker says how much memory it has had at once."""
+        self.peak_memory.labels(str(worker), device).set(megabytes * 2**20)
 
     # --- inside ---------------------------------------------------------------------------------------------------
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tav_sdk.server.problems import ProblemError
 from tav_sdk.server.settings import ServerSettings
 from tav_sdk.server.tuning_fields import tuning_schema
-from tav_sdk.server.video_fields import video_schema
+from tav_sdk.server.video_fields import Operation, video_schema
 from tav_sdk.version import __version__
 
 _INT, _STR, _NUM, _BOOL = {"type": "integer"}, {"type": "string"}, {"type": "number"}, {"type": "boolean"}
@@ -17,6 +18,56 @@ _ERROR_TYPES = [
     "rate_limit_error",
     "server_error",
 ]
+CODES: dict[int, tuple[str, ...]] = {
+    400: (
+        "invalid_value",
+        "invalid_json",
+        "invalid_body",
+        "missing_parameter",
+        "unknown_parameter",
+        "invalid_type",
+        "model_required",
+        "size_not_supported",
+        "source_required",
+        "source_not_ready",
+        "invalid_video",
+        "video_too_large",
+        "video_too_short",
+        "memory_exceeded",
+        "model_exists",
+        "not_cancellable",
+    ),
+    401: ("invalid_token",),
+    403: ("origin_not_allowed", "host_not_allowed", "model_protected"),
+    404: (
+        "video_not_found",
+        "not_found",
+        "tuning_not_found",
+        "model_not_found",
+        "base_not_found",
+        "video_not_ready",
+        "video_expired",
+    ),
+    405: ("method_not_allowed",),
+    408: ("request_timeout",),
+    413: ("body_too_large",),
+    415: ("unsupported_media_type", "unsupported_content_encoding"),
+    416: ("invalid_value",),
+    422: ("idempotency_conflict", "video_failed"),
+    429: ("queue_full", "rate_limited"),
+    431: ("head_too_large",),
+    500: ("internal_error",),
+    501: ("not_supported", "tuning_unavailable"),
+    503: ("shutting_down", "too_many_connections"),
+    504: ("sync_timeout",),
+    507: ("storage_full",),
+}
+"""What errors of each status may be called; the first one is the example."""
+_EXAMPLES = {
+    "create": {"prompt": "a panda is skiing", "model": "skiing", "guidance_scale": 7.5, "seed": 1},
+    "edit": {"prompt": "a panda is skiing", "video": {"id": "video_0123456789abcdef0123456789abcdef"}},
+    "remix": {"prompt": "a fox is skiing"},
+}
 _COMMON = {
     "id": _STR,
     "status": {"enum": ["queued", "in_progress", "completed", "failed"]},
@@ -24,7 +75,6 @@ _COMMON = {
     "created_at": _INT,
     "started_at": {"type": ["integer", "null"]},
     "completed_at": {"type": ["integer", "null"]},
-    "expires_at": {"type": ["integer", "null"]},
     "model": _STR,
     "prompt": _STR,
     "error": {
@@ -39,7 +89,6 @@ _COMMON = {
     "eta_s": {"type": ["number", "null"]},
     "attempts": {"type": "integer", "minimum": 0},
     "user": {"type": ["string", "null"]},
-    "warnings": {"type": "array", "items": _STR},
 }
 
 
@@ -47,15 +96,7 @@ def document(settings: ServerSettings) -> dict[str, Any]:
     """The document of a server that was started so."""
     most = settings.max_frames
     videos, tunings = "/v1/videos", "/v1/tunings"
-    create = _form_or_json(
-        video_schema("create", max_frames=most, form=True), video_schema("create", max_frames=most, form=False)
-    )
-    edit = _form_or_json(
-        video_schema("edit", max_frames=most, form=True), video_schema("edit", max_frames=most, form=False)
-    )
-    remix = _form_or_json(
-        video_schema("remix", max_frames=most, form=True), video_schema("remix", max_frames=most, form=False)
-    )
+    create, edit, remix = (_form_or_json(operation, most) for operation in ("create", "edit", "remix"))
     made = (400, 403, 404, 408, 413, 415, 422, 429, 503, 507)
     video, tuning = _json("Video"), _json("Tuning")
     file = {
@@ -223,6 +264,8 @@ def _schemas() -> dict[str, Any]:
     video = {
         **_COMMON,
         "object": {"const": "video"},
+        "expires_at": {"type": ["integer", "null"]},
+        "warnings": {"type": "array", "items": _STR},
         "seconds": {"type": ["string", "null"]},
         "size": _STR,
         "remixed_from_video_id": {"type": ["string", "null"]},
@@ -270,7 +313,7 @@ def _schemas() -> dict[str, Any]:
         "message": _STR,
         "type": {"enum": _ERROR_TYPES},
         "param": {"type": ["string", "null"]},
-        "code": _STR,
+        "code": {"enum": sorted({code for codes in CODES.values() for code in codes})},
     }
     event = {"object": _STR, "id": _INT, "type": _STR, "created_at": _INT, "data": {"type": "object"}}
     lists = {
@@ -312,8 +355,26 @@ def _json(name: str) -> dict[str, Any]:
     return {"description": name, "content": {"application/json": {"schema": _ref(name)}}}
 
 
-def _form_or_json(form: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
-    return {"application/json": {"schema": plain}, "multipart/form-data": {"schema": form}}
+def _form_or_json(operation: Operation, max_frames: int) -> dict[str, Any]:
+    return {
+        "application/json": {
+            "schema": video_schema(operation, max_frames=max_frames, form=False),
+            "example": _EXAMPLES[operation],
+        },
+        "multipart/form-data": {"schema": video_schema(operation, max_frames=max_frames, form=True)},
+    }
+
+
+def _refusal(status: int) -> dict[str, Any]:
+    """An error's answer, with its codes and an example."""
+    problem = ProblemError(status, CODES[status][0], "what was expected, what came, what to do")
+    headers = {429: "Retry-After", 503: "Retry-After", 401: "WWW-Authenticate", 416: "Content-Range"}
+    schema = {"type": "string", "pattern": "^[0-9]+$"} if headers.get(status) == "Retry-After" else _STR
+    return {
+        "description": f"Refused: {', '.join(CODES[status])}",
+        "content": {"application/json": {"schema": _ref("Error"), "example": problem.body}},
+        **({} if status not in headers else {"headers": {headers[status]: {"required": True, "schema": schema}}}),
+    }
 
 
 def _operation(
@@ -326,11 +387,8 @@ def _operation(
     token: bool = True,
     more: dict[int, Any] | None = None,
 ) -> dict[str, Any]:
-    statuses = {*errors, 403, 500, *((401,) if token else ())}
-    refused = {
-        str(status): {"description": "refused", "content": {"application/json": {"schema": _ref("Error")}}}
-        for status in sorted(statuses)
-    }
+    statuses = {*errors, 403, 431, 500, 503, *((401,) if token else ())}
+    refused = {str(status): _refusal(status) for status in sorted(statuses)}
     found = {} if answer is None else {"200": answer}
     return {
         "summary": summary,

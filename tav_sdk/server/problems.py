@@ -10,6 +10,11 @@ _NOT_AGAIN = (500, 501, 504, 507)
 """Clients of OpenAI's API try these again by themselves, unless a header says no."""
 
 
+def storage_full() -> ProblemError:
+    """What is said when the disk is full."""
+    return ProblemError(507, "storage_full", "the server's disk is full; delete videos, or ask its keeper")
+
+
 class ProblemError(Exception):
     """A request that is refused.
 

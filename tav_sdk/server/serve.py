@@ -10,48 +10,52 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from tav_sdk.errors import InputError
 from tav_sdk.server.access import Access
-from tav_sdk.server.app import create_app
-from tav_sdk.server.catalog import Catalog
-from tav_sdk.server.connections import protocol_with_head_timeout
+from tav_sdk.server.assembly import assemble
+from tav_sdk.server.connections import limited_protocol
 from tav_sdk.server.devices import count_cores, count_gpus, worker_environment
-from tav_sdk.server.dispatcher import Dispatcher
-from tav_sdk.server.estimates import Estimates
-from tav_sdk.server.hub import Hub
-from tav_sdk.server.jobs import Event, Job
 from tav_sdk.server.logs import log_event, set_up_logs
-from tav_sdk.server.metrics import Metrics
-from tav_sdk.server.places import FilePlaces
-from tav_sdk.server.protocol import Progressed, Word
-from tav_sdk.server.retention import Retention
-from tav_sdk.server.service import Service
+from tav_sdk.server.protocol import Word
 from tav_sdk.server.settings import ServerSettings
 from tav_sdk.server.state import State
-from tav_sdk.server.store import JobStore
 from tav_sdk.server.telemetry import telemetry
-from tav_sdk.server.uploads import Uploads
-from tav_sdk.server.views import view
 from tav_sdk.server.worker_process import WorkerProcess
 
 _log = logging.getLogger(__name__)
 
 Started = Callable[[str, Sequence[Mapping[str, Any]], bool], None]
 MAX_HEAD_BYTES = 64 << 10
-SWEEP_S = 600.0
-LOOK_S = 4.0
-"""How often the folder of bundles is looked at while nobody asks."""
+BACKLOG = 2048
+"""Connections that may wait to be taken."""
 
 
 def tuning_is_installed() -> bool:
     """Whether what tunings need can be imported."""
     return all(importlib.util.find_spec(name) is not None for name in ("torch", "diffusers", "transformers", "onnx"))
+
+
+def uvicorn_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
+    """How uvicorn serves: with the contract's limits of connections, and without what it would say of itself."""
+    return uvicorn.Config(
+        app,
+        http=limited_protocol(head_timeout_s=settings.head_timeout_s, max_connections=settings.max_connections),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=False,
+        timeout_keep_alive=max(1, int(settings.keep_alive_s)),
+        timeout_graceful_shutdown=5,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+    )
 
 
 class Server:
@@ -96,32 +100,7 @@ class Server:
         settings = self.settings
         loop = asyncio.get_running_loop()
         set_up_logs(settings.log_format)
-        hub, metrics, estimates = Hub(), Metrics(), Estimates(settings.workers)
-        catalog, uploads = Catalog(settings), Uploads(settings.state)
-        uploads.sweep()
-        in_loop = threading.get_ident()
-
         traces = telemetry()
-
-        def published(event: Event) -> None:
-            log_event(event)
-            if traces is not None:
-                traces.happened(event)
-            if threading.get_ident() == in_loop:
-                hub.ring(event)
-            else:
-                loop.call_soon_threadsafe(hub.ring, event)
-
-        def shown(job: Job, position: int | None) -> dict[str, Any]:
-            return view(job, position, estimate=lambda one: estimates.seconds(one, store), keep_days=settings.keep_days)
-
-        store = JobStore(self._state.database, view=shown, published=published)
-
-        def stepped(job: Job, word: Progressed) -> None:
-            Metrics.stepped(metrics, job, word)
-            estimates.stepped(job, word)
-
-        metrics.stepped = stepped  # type: ignore[method-assign]
 
         def hire(index: int, *, heard: Callable[[Any, Word], None], ended: Callable[[Any, int], None]) -> WorkerProcess:
             return WorkerProcess(
@@ -141,57 +120,17 @@ class Server:
                 ),
             )
 
-        can_tune = tuning_is_installed()
-        dispatcher = Dispatcher(store, settings, FilePlaces(self._state, catalog), hire, metrics)
-        service = Service(
+        service, app = assemble(
             settings,
-            state=self._state,
-            store=store,
-            catalog=catalog,
-            uploads=uploads,
-            dispatcher=dispatcher,
-            hub=hub,
-            metrics=metrics,
-            can_tune=can_tune,
+            self._state,
+            self._access,
+            hire,
+            can_tune=tuning_is_installed(),
+            started=lambda models: self._started(self.url, models, service.can_tune),
+            heard=[log_event] if traces is None else [log_event, traces.happened],
         )
-
-        retention = Retention(self._state, store, catalog, keep_days=settings.keep_days)
-
-        @asynccontextmanager
-        async def lifespan(_: object) -> AsyncIterator[None]:
-            models = [model.to_dict() for model in await catalog.models()]
-            if settings.default_model is not None and settings.default_model not in catalog.known:
-                _log.warning("there is no model %r yet, the default of requests that name none", settings.default_model)
-            dispatcher.start()
-            tasks = [
-                asyncio.create_task(_every(LOOK_S, catalog.models)),
-                asyncio.create_task(_sweeping(service, retention)),
-            ]
-            self._started(self.url, models, service.can_tune)
-            try:
-                yield
-            finally:
-                for task in tasks:
-                    task.cancel()
-
-        app = create_app(
-            service, self._access, view=lambda job: shown(job, store.queue_position(job)), lifespan=lifespan
-        )
-        config = uvicorn.Config(
-            app if traces is None else traces.around(app),
-            http=protocol_with_head_timeout(settings.head_timeout_s),
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=True,
-            proxy_headers=False,
-            limit_concurrency=settings.max_connections,
-            timeout_keep_alive=int(settings.keep_alive_s),
-            timeout_graceful_shutdown=5,
-            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-        )
-        server = uvicorn.Server(config)
+        dispatcher = service.dispatcher
+        server = uvicorn.Server(uvicorn_config(app if traces is None else traces.around(app), settings))
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         signals: list[int] = []
         stopping = asyncio.Event()
@@ -215,7 +154,7 @@ class Server:
                 while not draining.done() and len(signals) < 2:
                     await asyncio.wait({draining}, timeout=0.1)
                 draining.cancel()
-            hub.ring_all()
+            service.end_streams()
             server.should_exit = True
             waiting.cancel()
             await serving
@@ -223,7 +162,7 @@ class Server:
                 await waiting
         if len(signals) > 1:
             await dispatcher.stop(0)
-        store.close()
+        service.store.close()
         if traces is not None:
             await asyncio.to_thread(traces.close)
 
@@ -234,6 +173,7 @@ def _listening(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(BACKLOG)  # from now on clients wait instead of being refused
     except OSError as error:
         listener.close()
         reason = error.strerror or str(error)
@@ -261,22 +201,3 @@ def _handling(loop: asyncio.AbstractEventLoop, stop: Callable[[int], None]) -> A
             with contextlib.suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
             signal.signal(number, handler)
-
-
-async def _every(seconds: float, called: Callable[[], Any]) -> None:
-    while True:
-        await asyncio.sleep(seconds)
-        await called()
-
-
-async def _sweeping(service: Service, retention: Retention) -> None:
-    while True:
-        try:
-            for path in await retention.sweep():
-                _log.info("removed %s/%s", path.parent.name, path.name)
-        except OSError:
-            _log.exception("what is due could not be removed")
-        sizes = await asyncio.to_thread(service.state.sizes)
-        for kind, size in sizes.items():
-            service.metrics.storage.labels(kind).set(size)
-        await asyncio.sleep(SWEEP_S)

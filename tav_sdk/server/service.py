@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +16,13 @@ from tav_sdk.errors import BundleError, InputError
 from tav_sdk.server.bodies import Body
 from tav_sdk.server.catalog import Catalog, Model, model_exists
 from tav_sdk.server.dispatcher import Dispatcher
+from tav_sdk.server.forms import Upload
 from tav_sdk.server.hub import Hub
 from tav_sdk.server.jobs import Job, Kind
 from tav_sdk.server.memory import TuningPlanner, check_edit_memory, machine_memory
 from tav_sdk.server.metrics import Metrics
 from tav_sdk.server.places import BESIDE, source_beside
-from tav_sdk.server.problems import ProblemError
+from tav_sdk.server.problems import ProblemError, storage_full
 from tav_sdk.server.settings import ServerSettings
 from tav_sdk.server.state import State
 from tav_sdk.server.store import (
@@ -89,8 +92,10 @@ class Service:
         self.uploads, self.dispatcher, self.hub, self.metrics = uploads, dispatcher, hub, metrics
         self.can_tune = can_tune and settings.tunings
         self._memory, self._planner = machine_memory(), TuningPlanner()
-        self._creating = asyncio.Lock()
-        self.stopping = False
+        self._key_locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self._key_users: Counter[tuple[str, str]] = Counter()
+        self._held: Counter[str] = Counter()  # clips of requests that are still being judged
+        self.stopping = self.closing = False
 
     # --- making jobs ----------------------------------------------------------------------------------------------
 
@@ -126,19 +131,47 @@ class Service:
             whole = None
             if key is not None:
                 whole = Key(key=key, body_sha256=hashlib.sha256(f"{what}\n{body.sha256}".encode()).hexdigest())
-            # One at a time: two requests with one key make one job, two tunings not one model.
-            async with self._creating:
+            async with self._one_with(owner, key):
                 if whole is not None and (job := self._replayed(owner, whole)) is not None:
                     body.discard()
                     return Created(job=job, replayed=True)
                 job = await make(body, what, owner, whole)
-        except BaseException as error:
+        except BaseException:
             body.discard()
-            if isinstance(error, ProblemError):
-                self.metrics.rejected.labels(error.code).inc()
             raise
         asyncio.get_running_loop().call_soon(self.dispatcher.wake)  # the answer says queued
         return Created(job=job, replayed=False)
+
+    @asynccontextmanager
+    async def _one_with(self, owner: str, key: str | None) -> AsyncIterator[None]:
+        """One request with a key at a time: two of them make one job."""
+        if key is None:
+            yield
+            return
+        self._key_users[owner, key] += 1
+        try:
+            async with self._key_locks.setdefault((owner, key), asyncio.Lock()):
+                yield
+        finally:
+            self._key_users[owner, key] -= 1
+            if not self._key_users[owner, key]:
+                del self._key_users[owner, key], self._key_locks[owner, key]
+
+    @asynccontextmanager
+    async def _holding(self, clip: Upload | None) -> AsyncIterator[None]:
+        """Keep a clip that was sent; it goes again if no job is made of it, and not before."""
+        if clip is None:
+            yield
+            return
+        self._held[clip.sha256] += 1
+        try:
+            await self.uploads.keep(clip)
+            yield
+        finally:
+            self._held[clip.sha256] -= 1
+            if not self._held[clip.sha256]:
+                del self._held[clip.sha256]
+            self._forget_clip(clip.sha256)
 
     def check_can_take(self) -> None:
         """Check that jobs are taken at all.
@@ -152,7 +185,7 @@ class Service:
             )
         status = os.statvfs(self.state.folder) if hasattr(os, "statvfs") else None
         if status is not None and status.f_bavail * status.f_frsize < MIN_FREE_BYTES:
-            raise ProblemError(507, "storage_full", "the server's disk is full; delete videos, or ask its keeper")
+            raise storage_full()
 
     def check_can_tune(self) -> None:
         """Check that clips can be tuned here.
@@ -188,9 +221,8 @@ class Service:
         if facts is not None and params["mode"] == "edit":
             frames = self._frames(params)
             check_length(facts, param=fields.clip_field, **frames)
-        if fields.clip is not None:
-            await self.uploads.keep(fields.clip)
-        return self._create("video", owner, model.id, params, key=key, source=source)
+        async with self._holding(fields.clip):
+            return self._create("video", owner, model.id, params, key=key, source=source)
 
     def _source(self, params: Mapping[str, Any], fields: VideoFields, named: Job | None, model: Model) -> str | None:
         if params["mode"] == "generate":
@@ -234,12 +266,16 @@ class Service:
         }
         check_length(facts, param="video", **frames)
         model_id = await self.catalog.new_model_id(fields.model)
-        active = [job for job in (*self.store.waiting(), *self.store.running()) if job.kind == "tuning"]
-        if any(job.model == model_id for job in active):
-            raise model_exists(model_id)
+        self._check_nobody_makes(model_id)
         await self._planner.check(wanted)
-        await self.uploads.keep(fields.clip)
-        return self._create("tuning", owner, model_id, {**wanted, **frames}, key=key, source=fields.clip.sha256)
+        async with self._holding(fields.clip):
+            self._check_nobody_makes(model_id)  # planning takes its time
+            return self._create("tuning", owner, model_id, {**wanted, **frames}, key=key, source=fields.clip.sha256)
+
+    def _check_nobody_makes(self, model_id: str) -> None:
+        active = (*self.store.waiting(), *self.store.running())
+        if model_id in self.catalog.known or any(job.kind == "tuning" and job.model == model_id for job in active):
+            raise model_exists(model_id)
 
     def _resolved(self, params: Mapping[str, Any], model: Model) -> dict[str, Any]:
         manifest = model.manifest
@@ -270,9 +306,7 @@ class Service:
             ) from error
         except StorageFullError as error:
             self._forget_clip(more.get("source"))
-            raise ProblemError(
-                507, "storage_full", "the server's disk is full; delete videos, or ask its keeper"
-            ) from error
+            raise storage_full() from error
 
     def _until_a_place(self) -> int:
         """Seconds until a waiting job has probably begun, 1 to 60."""
@@ -368,11 +402,16 @@ class Service:
 
     def _forget_clip(self, source: str | None) -> None:
         """Remove a clip that no job and no model has any more."""
-        if source is None or source.startswith(BESIDE) or self.store.needs(source):
+        if source is None or source.startswith(BESIDE) or self._held[source] or self.store.needs(source):
             return
         if any(model.clip_sha256 == source for model in self.catalog.known.values()):
             return
         self.state.forget_clip(source)
+
+    def end_streams(self) -> None:
+        """The server ends: whoever listens is let go, after the events that there are."""
+        self.closing = True
+        self.hub.ring_all()
 
 
 def warnings_of(params: Mapping[str, Any]) -> list[str]:

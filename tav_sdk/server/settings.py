@@ -69,6 +69,7 @@ class ServerSettings:
         head_timeout_s: seconds until the head of a request must have come.
         body_timeout_s: longest pause within a body, in seconds.
         keep_alive_s: seconds until an idle connection is closed.
+        quiet_s: seconds after which a stream of events without one has a comment, so that proxies keep it.
         log_format: ``text`` or ``json``.
 
     Raises:
@@ -103,6 +104,7 @@ class ServerSettings:
     head_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
     keep_alive_s: float = 10.0
+    quiet_s: float = 15.0
     log_format: str = "text"
 
     def __post_init__(self) -> None:

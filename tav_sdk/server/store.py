@@ -307,6 +307,8 @@ class JobStore:
             if job is None:
                 return False
             self._change(job_id, progress=max(job.progress, min(progress, 99)), stage=stage, step=step, total=total)
+            if "loss" in more:  # a tuning's is seen while it runs
+                self._change(job_id, result={**job.result, "loss": more["loss"]})
             self._happened(job_id, "progress", **more)
             return True
 

@@ -13,13 +13,11 @@ from tav_sdk.server.store import JobStore
 
 RETRY = b"retry: 2000\n\n"
 """How long a browser waits before it comes back, in ms."""
-QUIET_S = 15.0
-"""A comment goes out after so many seconds without an event, so that proxies keep the connection."""
 COMMENT = b": still here\n\n"
 
 
 async def job_stream(
-    store: JobStore, hub: Hub, job_id: str, *, after: int, stopping: Callable[[], bool], quiet_s: float = QUIET_S
+    store: JobStore, hub: Hub, job_id: str, *, after: int, stopping: Callable[[], bool], quiet_s: float
 ) -> AsyncIterator[bytes]:
     """A job's events after the one with ``id == after``; ends with the job, its deletion, or the server."""
     yield RETRY
@@ -41,18 +39,17 @@ async def owner_stream(
     hub: Hub,
     owner: str,
     *,
-    after: int | None,
+    after: int,
     stopping: Callable[[], bool],
-    quiet_s: float = QUIET_S,
+    quiet_s: float,
 ) -> AsyncIterator[bytes]:
-    """The events of all of an owner's jobs, from now on or after the one with ``id == after``; ends with the server."""
+    """The events of all of an owner's jobs, after the one with ``id == after``; ends with the server."""
     yield RETRY
-    last = store.last_event() if after is None else after
     with hub.of_owner(owner) as bell:
         while not stopping():
             bell.clear()
-            for event in store.events_of(owner, after=last):
-                last = event.n
+            for event in store.events_of(owner, after=after):
+                after = event.n
                 yield _lines(event, event.n)
             async for comment in _until(bell, quiet_s):
                 yield comment

@@ -29,7 +29,6 @@ def view(job: Job, position: int | None, *, estimate: Estimate | None = None, ke
         "created_at": int(job.created_at),
         "started_at": _whole(job.started_at),
         "completed_at": _whole(job.completed_at),
-        "expires_at": None if not keep_days or job.completed_at is None else int(job.completed_at + keep_days * 86400),
         "model": job.model,
         "prompt": job.params["prompt"],
         "error": None if job.failure is None else {"code": job.failure.code, "message": job.failure.message},
@@ -40,9 +39,8 @@ def view(job: Job, position: int | None, *, estimate: Estimate | None = None, ke
         "eta_s": None if eta is None else round(eta, 1),
         "attempts": job.attempts,
         "user": job.params.get("user"),
-        "warnings": list(job.warnings),
     }
-    return {**common, **(_of_a_video(job) if job.kind == "video" else _of_a_tuning(job))}
+    return {**common, **(_of_a_video(job, keep_days) if job.kind == "video" else _of_a_tuning(job))}
 
 
 def event_view(event: Event) -> dict[str, Any]:
@@ -67,10 +65,12 @@ def page(items: list[Mapping[str, Any]], has_more: bool) -> dict[str, Any]:
     }
 
 
-def _of_a_video(job: Job) -> dict[str, Any]:
+def _of_a_video(job: Job, keep_days: float) -> dict[str, Any]:
     p, result = job.params, job.result
     frames, fps = p.get("num_frames"), p.get("fps") or result.get("fps") or p.get("source_fps")
     return {
+        "expires_at": None if not keep_days or job.completed_at is None else int(job.completed_at + keep_days * 86400),
+        "warnings": list(job.warnings),
         "seconds": f"{frames / fps:g}" if frames and fps else None,
         "size": f"{p['width']}x{p['height']}",
         "remixed_from_video_id": job.remixed_from,

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class Answer:
     """What came back."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Message
     content: bytes
 
     @property
@@ -78,6 +79,7 @@ class LiveServer:
     def wait(self, job: Mapping[str, Any], *, seconds: float = 120) -> dict[str, Any]:
         """A job as it is when it has ended."""
         end = time.monotonic() + seconds
+        now: dict[str, Any] = {}
         kind = "tunings" if job["object"] == "tuning" else "videos"
         while time.monotonic() < end:
             now = self.ask("GET", f"/v1/{kind}/{job['id']}").json

@@ -3,60 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import os
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tav_sdk.bundle.bundle import Bundle
 from tav_sdk.bundle.layout import GRAPHS, SCHEDULER
-from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.errors import BundleError
 from tav_sdk.server import catalog as module
 from tav_sdk.server.catalog import RESCAN_S, Catalog
 from tav_sdk.server.problems import ProblemError
 from tav_sdk.server.settings import ServerSettings
-
-
-def make_bundle(folder: Path, *, prompt: str = "a man is skiing", **more: Any) -> Path:
-    """A bundle with empty graphs: enough for everything that computes nothing."""
-    files: dict[str, bytes] = {SCHEDULER: json.dumps(DDIMSchedule().to_config()).encode()}
-    graphs = {}
-    for name in GRAPHS:
-        files[f"{name}/model.onnx"] = b"graph"
-        graphs[name] = {"file": f"{name}/model.onnx", "opset": 20, "inputs": [], "outputs": [], "parity_max_abs": None}
-    for path, content in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    manifest = {
-        "format_version": 3,
-        "precision": "fp32",
-        "prompt": prompt,
-        "num_frames": 8,
-        "height": 64,
-        "width": 96,
-        "latent_channels": 4,
-        "vae_scale_factor": 8,
-        "scaling_factor": 0.18215,
-        "inflation": {},
-        "num_inference_steps": 20,
-        "guidance_scale": 7.5,
-        "graphs": graphs,
-        "files": {p: {"size": len(c), "sha256": hashlib.sha256(c).hexdigest()} for p, c in files.items()},
-        "base": {"name": "pocket", "sha256": "0" * 64},
-        "clip": {"fps": 12.0, "start": 0, "stride": 1},
-        "tuned_sha256": "0" * 64,
-        "provenance": {},
-        **more,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
+from tests.tav_sdk.server.empty_bundle import make_bundle
 
 
 class Clock:
@@ -191,7 +153,7 @@ def test_a_bundle_that_was_still_being_copied_is_taken_later(catalog, folder, cl
     graph = make_bundle(folder / "a") / GRAPHS[0] / "model.onnx"
     graph.unlink()
     assert ids(catalog) == []
-    graph.write_bytes(b"graph")
+    graph.write_bytes(b"")
     clock.now = RESCAN_S
     assert ids(catalog) == ["a"]
 

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tav_sdk.server.dispatcher import Dispatcher
+from tav_sdk.server.jobs import Kind
 from tav_sdk.server.protocol import Cancel, Completed, Failed, Progressed, Ready, Run
 from tav_sdk.server.settings import ServerSettings
 from tav_sdk.server.store import JobStore, QueueLimits, StorageFullError
@@ -22,7 +24,7 @@ class Played:
 
     pid = 1
 
-    def __init__(self, index, heard, ended):
+    def __init__(self, index: int, heard: Any, ended: Any) -> None:
         self.index, self._heard, self._ended = index, heard, ended
         self.told, self.killed = [], False
 
@@ -97,16 +99,17 @@ class House:
 
     def __init__(self, path, **settings):
         self.hired: list[Played] = []
-        self.folders, self.counts = Folders(), Counts()
+        self.folders = Folders()
+        self.counts: Any = Counts()
         self.store = JobStore(path, view=lambda job, position: {"status": job.status})
         self.settings = ServerSettings(bundles=Path("bundles"), state=Path("state"), **settings)
         self.dispatcher = Dispatcher(self.store, self.settings, self.folders, self._hire, self.counts)
 
-    def _hire(self, index, *, heard, ended):
+    def _hire(self, index: int, *, heard: Any, ended: Any) -> Any:
         self.hired.append(Played(index, heard, ended))
         return self.hired[-1]
 
-    def job(self, model="a", source=None, kind="video"):
+    def job(self, model="a", source=None, kind: Kind = "video"):
         made = self.store.create(kind, owner="", model=model, source=source, params={"prompt": "p"}, limits=LIMITS)
         self.dispatcher.wake()
         return made.id

@@ -18,7 +18,7 @@ class Files:
     """What counts of a manifest."""
 
     def __init__(self, **sizes: int) -> None:
-        self.files = {path: FileEntry(size=size, sha256="") for path, size in sizes.items()}
+        self.files = {path: FileEntry(size=size, sha256="0" * 64) for path, size in sizes.items()}
 
 
 def problem(call, *args, **more) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -272,19 +273,27 @@ def test_a_process_that_takes_too_long_or_falls_is_an_invalid_video(tmp_path, mo
     assert "ended with status 1" in caplog.text
 
 
-def test_a_cancelled_probe_leaves_no_process(tmp_path):
+def test_a_cancelled_probe_leaves_no_process(tmp_path, monkeypatch):
     path = write_clip(tmp_path / "clip.mp4")
+
+    started: list[asyncio.subprocess.Process] = []
+    start = asyncio.create_subprocess_exec
 
     async def cancelled():
         task = asyncio.create_task(probe(path))
-        await asyncio.sleep(0.05)
+        while not started:
+            await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
+    async def seen(*arguments: Any, **more: Any) -> asyncio.subprocess.Process:
+        started.append(await start(*arguments, **more))
+        return started[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", seen)
     asyncio.run(cancelled())
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert [process.returncode for process in started] == [-9]  # ended, and its status was asked for
 
 
 def test_only_so_many_are_looked_at_at_once(tmp_path, monkeypatch):
