@@ -69,7 +69,7 @@ def encode(frames: Video, candidate: str, path: Path) -> bytes:
 
 
 def psnr(got: Video, expected: Video) -> float:
-    """Of brightness, in dB, over all pixels: colours are stored at half the size whatever the options."""
+    """PSNR of brightness, in dB, over all pixels: colours are stored at half the size whatever the options."""
     weights = np.array([0.299, 0.587, 0.114])
     error = np.mean(((got.frames.astype(np.float64) - expected.frames) @ weights) ** 2)
     return float(10 * np.log10(255**2 / error))

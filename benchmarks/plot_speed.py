@@ -21,7 +21,8 @@ if __name__ == "__main__" and not __package__:  # run by its path
 
 from tav_sdk.export.bench.edit import STAGES
 from tav_sdk.export.bench.peers import SDPA
-from tav_sdk.files import check_new_file, new_file
+from tav_sdk.files import new_file
+from tav_sdk.output_paths import check_new_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

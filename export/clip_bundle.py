@@ -15,7 +15,8 @@ from tav_sdk.bundle.bundle import Bundle, only_differing
 from tav_sdk.bundle.layout import FORMAT_VERSION, REFERENCES, TUNED_FILE, UNET, WINDOWED_UNET
 from tav_sdk.bundle.manifest import BaseEntry, ClipEntry, FileEntry, StoredTensor, write_manifest
 from tav_sdk.errors import BundleError, CheckpointError
-from tav_sdk.files import check_new, new_folder, sha256_of
+from tav_sdk.files import new_folder, sha256_of
+from tav_sdk.output_paths import check_new
 from tav_sdk.training.run_folder import Run, load_run
 from tav_sdk.training.tensor_file import read_header
 from tav_sdk.words import logger as named_logger

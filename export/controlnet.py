@@ -23,7 +23,8 @@ from tav_sdk.export.parity import check_parity
 from tav_sdk.export.precision import HALF, to_half
 from tav_sdk.export.reference import evaluate
 from tav_sdk.export.to_onnx import export_graph
-from tav_sdk.files import check_new, new_folder, sha256_of, write_text
+from tav_sdk.files import new_folder, sha256_of, write_text
+from tav_sdk.output_paths import check_new
 from tav_sdk.pipeline.controlnet import MANIFEST, ControlNetManifest
 from tav_sdk.pocket import CONTROLNET as CONTROLNET_FOLDER
 from tav_sdk.pocket import POCKET

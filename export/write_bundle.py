@@ -12,7 +12,8 @@ from tav_sdk.export.clip_bundle import provenance, told
 from tav_sdk.export.graph_exporter import GraphExporter
 from tav_sdk.export.options import ExportOptions
 from tav_sdk.export.quality import QUALITY_TOLERANCES, check_edit_quality
-from tav_sdk.files import check_new, new_folder
+from tav_sdk.files import new_folder
+from tav_sdk.output_paths import check_new
 from tav_sdk.progress import Callback
 from tav_sdk.training.base.bundle_parts import base_entries, write_base_files
 from tav_sdk.training.base.model import PretrainedBase

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -11,6 +9,8 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+
+from tav_sdk.paths import open_regular
 
 Spec = tuple[str, tuple[int, ...]]
 """numpy's name of a dtype, and a shape."""
@@ -43,16 +43,12 @@ def read_array(path: Path, *, dtype: str, axes: int, max_bytes: int) -> np.ndarr
         ValueError: it is no regular file, or holds something else; says what.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError("it is not a regular file")
+        with open_regular(path) as (file, whole):
             kind, shape, order = _header(file)
             _check(kind, shape, dtype)
             if len(shape) != axes:
                 raise ValueError(f"expected {axes} axes, got {list(shape)}")
-            size = status.st_size - file.tell()
+            size = whole - file.tell()
             if size > max_bytes:
                 raise ValueError(f"it has {size} bytes, at most {max_bytes} are read")
             return _content(file, kind, shape, order, size)
@@ -105,11 +101,17 @@ def _header(file: IO[bytes]) -> tuple[np.dtype, tuple[int, ...], bool]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if version == (1, 0):
-            shape, order, kind = np.lib.format.read_array_header_1_0(file, max_header_size=_MAX_HEADER)
+            read = np.lib.format.read_array_header_1_0
         elif version == (2, 0):
-            shape, order, kind = np.lib.format.read_array_header_2_0(file, max_header_size=_MAX_HEADER)
+            read = np.lib.format.read_array_header_2_0
         else:
             raise ValueError(f"it is of numpy's format {version}")
+        try:
+            shape, order, kind = read(file, max_header_size=_MAX_HEADER)
+        except (ValueError, OSError):
+            raise
+        except Exception as error:
+            raise ValueError(f"its header is none: {error}") from error
     if kind.hasobject:
         raise ValueError("Object arrays cannot be loaded")  # they would be unpickled
     return kind, shape, order

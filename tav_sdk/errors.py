@@ -9,19 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tav_sdk.words import printable
+from tav_sdk.words import printable_lines
 
 
 class TavError(Exception):
     """Base of all errors of this package; catch it to catch them all.
 
-    Its text is one line that is safe to print: see :func:`tav_sdk.words.printable`.
+    Its text is safe to print: see :func:`tav_sdk.words.printable_lines`.
     """
 
     exit_code = 2
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return printable_lines(super().__str__())
 
 
 class InputError(TavError, ValueError):
@@ -48,7 +48,7 @@ class InputError(TavError, ValueError):
 
     def named(self, name: str) -> str:
         """The message with another name for the field, such as an option of the command line."""
-        return printable(f"{name} {self.reason}" if self.field else self.reason)
+        return printable_lines(f"{name} {self.reason}" if self.field else self.reason)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled with its field, so that it comes whole from another process."""

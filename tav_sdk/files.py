@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from tav_sdk.errors import InputError, OutputError, TavError
+from tav_sdk.errors import OutputError, TavError
+from tav_sdk.output_paths import check_new, check_new_file, reason_of, unwritable
 from tav_sdk.siblings import GONE, OLD, TAKEN, Sibling, keep, move, open_folders, sibling, sweep
 
 _FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EROFS})
@@ -41,92 +42,6 @@ def written() -> list[Path]:
 def forget_written() -> None:
     """Let :func:`written` begin anew, as for another command."""
     _renames.clear()
-
-
-# --- checks before the work ---------------------------------------------------------------------------------------
-
-
-def check_new(out: str | Path, *, overwrite: bool) -> Path:
-    """The path of an output folder that may be written; what dead commands left beside it is removed first.
-
-    Raises:
-        OutputError: it is a file or a mount point, holds files and ``overwrite`` is not set, or its name cannot be
-            one: a zero byte, not UTF-8, too long, links in a circle.
-    """
-    out = _named(out, OutputError)
-    sweep(out.absolute())
-    status = _status(out)
-    if status is None:
-        return out
-    if not stat.S_ISDIR(status.st_mode):
-        raise OutputError(f"{out} is a file; give the path of a folder to write")
-    if os.path.ismount(out):
-        raise OutputError(f"{out} is a mount point, which cannot be replaced; give the path of a folder in it")
-    try:
-        filled = not overwrite and any(out.iterdir())
-    except OSError as error:
-        raise unwritable(out, error) from error
-    if filled:
-        raise OutputError(f"{out} is not empty; choose another folder, or set overwrite to replace what is in it")
-    return out
-
-
-def check_new_file(out: str | Path, *, overwrite: bool) -> Path:
-    """The path of an output file that may be written.
-
-    Raises:
-        OutputError: it is a folder, is there already and ``overwrite`` is not set, or its name cannot be one, as for
-            :func:`check_new`.
-    """
-    out = _named(out, OutputError)
-    status = _status(out)
-    if status is not None and stat.S_ISDIR(status.st_mode):
-        raise OutputError(f"{out} is a folder; expected the name of a file to write. Add a file name.")
-    if status is not None and not overwrite:
-        raise OutputError(f"{out} is there already; choose another file, or set overwrite to replace it")
-    return out
-
-
-def check_apart(out: str | Path, *inputs: str | Path) -> None:
-    """Check that replacing the folder ``out`` would take none of a command's inputs with it.
-
-    Raises:
-        OutputError: one of them is ``out`` or lies in it, or the name ``out`` cannot be one.
-        InputError: the name of an input cannot be one: a zero byte, not UTF-8, too long, links in a circle.
-    """
-    out = _named(out, OutputError)
-    _status(out)  # a name that cannot be one
-    try:
-        folder = out.resolve()
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
-        raise OutputError(f"{out} cannot be written: {_reason(error)}; choose another folder") from error
-    for path in (_named(path, InputError) for path in inputs):
-        try:
-            path.stat()
-            inside = path.resolve().is_relative_to(folder)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue  # whoever reads it says so
-        except (OSError, RuntimeError) as error:
-            raise InputError(f"{path} cannot be read: {_reason(error)}; check the path") from error
-        if inside:
-            raise OutputError(f"{path} is read, and writing {out} would replace it; choose another folder to write")
-
-
-def _named(path: str | Path, error: type[TavError]) -> Path:
-    """A path whose name any system can take and any terminal can show."""
-    shown = os.fspath(path).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
-    if shown != os.fspath(path):
-        raise error(f"expected a path in UTF-8 without zero bytes, got '{shown}'; choose another name")
-    return Path(path)
-
-
-def _status(out: Path) -> os.stat_result | None:
-    try:
-        return out.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise unwritable(out, error) from error
 
 
 # --- folders ------------------------------------------------------------------------------------------------------
@@ -169,16 +84,18 @@ def _put_in_place(new: Path, out: Path, aside: Sibling, *, overwrite: bool, told
     place, identity = out.absolute(), _identity(os.lstat(new))
     if told:
         _note(place, identity)
+    placed = False
     try:
         _replace(new, place, aside.path) if overwrite else _fill(new, place, aside.path)
+        placed = True  # another command may have replaced it already
     except OSError as error:
         kept = _kept(new, place, aside)
-        why = "is not empty any more" if error.errno in TAKEN else f"cannot be written: {_reason(error)}"
+        why = "is not empty any more" if error.errno in TAKEN else f"cannot be written: {reason_of(error)}"
         problem = OutputError(f"{out} {why}. The finished work is kept in {kept}; move it to where you want it.")
         problem.kept = kept
         raise problem from error
     finally:  # after an interrupt as well
-        if _lies_at(place, identity):
+        if placed or _lies_at(place, identity):
             for number, old in enumerate(aside.path.glob(f"{OLD}-*")):
                 with contextlib.suppress(OSError):
                     os.rename(old, aside.path / f"{GONE}-{number}")
@@ -187,6 +104,8 @@ def _put_in_place(new: Path, out: Path, aside: Sibling, *, overwrite: bool, told
 def _fill(new: Path, out: Path, aside: Path) -> None:
     """Rename to a name where nothing is, an empty folder, or a link to one; the system refuses a folder with files."""
     if out.is_symlink():
+        if out.is_file() or (out.is_dir() and any(out.iterdir())):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
         former = aside / f"{OLD}-1"
         os.rename(out, former)
         if not former.is_symlink():  # a folder came there in between
@@ -287,11 +206,6 @@ def write_text(out: str | Path, text: str, *, parents: bool = True) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def unwritable(out: Path, error: OSError) -> OutputError:
-    """The system's error while a file was written, in words."""
-    return OutputError(f"{out} cannot be written: {_reason(error)}. Check the folder, its permissions and free space.")
-
-
 # --- parts --------------------------------------------------------------------------------------------------------
 
 
@@ -317,7 +231,7 @@ def _beside(out: Path) -> Iterator[Sibling]:
             stack.enter_context(_parents(out))
             aside = stack.enter_context(sibling(out))
         except OSError as error:
-            raise OutputError(f"cannot write into {out.parent}: {_reason(error)}") from error
+            raise OutputError(f"cannot write into {out.parent}: {reason_of(error)}") from error
         yield aside
 
 
@@ -334,11 +248,7 @@ def _write_errors(out: Path, temporary: Path) -> Iterator[None]:
         here = not names or error.errno in _FULL or any(name.startswith((str(out), str(temporary))) for name in names)
         if error.errno is None or not here or isinstance(error, BrokenPipeError):
             raise
-        raise OutputError(f"cannot write {out}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+        raise OutputError(f"cannot write {out}: {reason_of(error)}") from error
 
 
 def _note(out: Path, identity: tuple[int, int]) -> None:

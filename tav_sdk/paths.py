@@ -1,17 +1,42 @@
-"""Paths that somebody gave: that they are paths, and such as the system can follow."""
+"""Paths that somebody gave: that they are paths, such as the system can follow, and regular files where one is read."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tav_sdk.errors import InputError
 from tav_sdk.words import brief
 
 _UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP)
 """What the system says of a path that nothing can ever lie at."""
+
+
+class NotRegularError(OSError):
+    """What lies at a path is a folder, a pipe or a device."""
+
+
+@contextlib.contextmanager
+def open_regular(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file, open for reading, and its size in bytes; links are followed.
+
+    Raises:
+        NotRegularError: it is none; nothing was waited for.
+        OSError: it cannot be opened.
+        ValueError: the name has a zero byte.
+    """
+    # A named pipe without a writer would wait for one.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotRegularError("it is not a regular file")
+        yield file, status.st_size
 
 
 def as_path(field: str, value: Any) -> Path:

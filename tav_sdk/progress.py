@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tav_sdk.errors import CancelledError
+from tav_sdk.errors import CancelledError, InputError
 
 UNet = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """``unet(sample (b, c, f, h, w), timestep (), encoder_hidden_states (b, s, d)) -> noise_pred (b, c, f, h, w)``."""
@@ -100,6 +100,16 @@ class StepProgress:
 
 Callback = Callable[[StepProgress], "bool | None"]
 """Called after every step; returning ``False`` cancels the operation, anything else lets it go on."""
+
+
+def check_callback(callback: Any) -> None:
+    """Check what is to be told of steps, before the first of them.
+
+    Raises:
+        InputError: it is neither ``None`` nor to be called.
+    """
+    if callback is not None and not callable(callback):
+        raise InputError(f"must be a function of a StepProgress, got {type(callback).__name__}", field="callback")
 
 
 def report(callback: Callback | None, progress: StepProgress) -> None:

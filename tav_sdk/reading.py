@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import stat
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from tav_sdk.errors import TavError
-from tav_sdk.words import brief
+from tav_sdk.paths import NotRegularError, open_regular
+from tav_sdk.words import brief, is_utf8
 
 MAX_JSON_BYTES = 16 << 20
 """Largest JSON file that is read: tokenizers have a few MiB. What is read takes up to 25 times as much memory."""
@@ -42,15 +41,12 @@ def read_bytes(path: str | Path, *, max_bytes: int, error: type[TavError], advic
         TavError: of the class ``error``: the file is not there, cannot be read, is no regular file, or is larger.
     """
     try:
-        # A named pipe without a writer would wait for one.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise error(f"{path} is not a regular file; {advice}")
-            if status.st_size > max_bytes:
-                raise error(f"{path} has {status.st_size} bytes, more than the {max_bytes} that are read; {advice}")
+        with open_regular(path) as (file, size):
+            if size > max_bytes:
+                raise error(f"{path} has {size} bytes, more than the {max_bytes} that are read; {advice}")
             content = file.read(max_bytes + 1)
+    except NotRegularError as problem:
+        raise error(f"{path} is not a regular file; {advice}") from problem
     except (OSError, ValueError) as problem:  # ValueError: a zero byte in the name
         if isinstance(problem, TavError):
             raise
@@ -120,7 +116,7 @@ def checked_values(values: Any, *, what: str, error: type[TavError], advice: str
                 below += value.values()
             elif isinstance(value, (list, tuple)):
                 below += value
-            elif isinstance(value, str) and not _is_unicode(value):
+            elif isinstance(value, str) and not is_utf8(value):
                 raise error(f"{what} has half a surrogate pair in a string: {ascii(value)[:60]}; {advice}")
         if not below:
             return values
@@ -150,11 +146,3 @@ def first_problem(problem: Exception) -> str:
     where = ascii(".".join(str(place) for place in first["loc"] if not _UNION.match(str(place))))[1:-1][:120]
     came = "" if first["type"] == "missing" else f", got {brief(first['input'])}"
     return f"{where}: {first['msg']}{came}" if where else f"{first['msg']}{came}"
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

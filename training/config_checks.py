@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from tav_sdk.errors import ConfigError, PromptError
 from tav_sdk.training.base.recommended import MAX_SIDE
-from tav_sdk.words import brief
+from tav_sdk.words import brief, is_utf8
 
 WHOLE: dict[str, tuple[int, int]] = {
     "num_frames": (1, 4096),
@@ -100,7 +100,7 @@ def check_prompt(prompt: object) -> None:
         raise PromptError("the clip's prompt is empty; describe what the clip shows, such as 'a man is skiing'")
     if len(prompt) > MAX_PROMPT:
         raise PromptError(f"the clip's prompt must be at most {MAX_PROMPT} characters, got {len(prompt)}; shorten it")
-    if not prompt.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
+    if not is_utf8(prompt):
         raise PromptError(f"the clip's prompt is not valid Unicode: {brief(prompt)}; write it in UTF-8")
 
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tav_sdk.errors import CheckpointError, PickledWeightsError
-from tav_sdk.files import check_new, new_folder, sha256_of
+from tav_sdk.files import new_folder, sha256_of
+from tav_sdk.output_paths import check_new
 from tav_sdk.training.base.hub import is_hub_id, snapshot
 from tav_sdk.training.base.mismatches import listed
 from tav_sdk.training.base.model import PretrainedBase

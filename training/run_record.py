@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tav_sdk.errors import CheckpointError, ConfigError, PromptError
 from tav_sdk.reading import MAX_CONFIG_BYTES, read_json, validated
+from tav_sdk.training.base.lora_file import MAX_SCALE
 from tav_sdk.training.config import BY_THE_BASE, TuneConfig
 from tav_sdk.training.config_checks import MAX_LORAS, WHOLE
 from tav_sdk.words import brief
@@ -30,7 +31,7 @@ class LoraRecord(_Record):
 
     name: Text
     sha256: Sha256
-    scale: Annotated[float, Field(ge=-1000, le=1000)]
+    scale: Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
 
 
 class BaseRecord(_Record):

@@ -12,7 +12,8 @@ import torch
 
 from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.errors import ConfigError, InputError, NonFiniteLossError
-from tav_sdk.files import check_new, sha256_of, write_text
+from tav_sdk.files import sha256_of, write_text
+from tav_sdk.output_paths import check_new
 from tav_sdk.progress import Callback, StepProgress, report
 from tav_sdk.training.base.model import PretrainedBase
 from tav_sdk.training.checkpoint import save_tuned_weights, versions, write_record

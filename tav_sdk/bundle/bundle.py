@@ -24,7 +24,7 @@ from tav_sdk.paths import given_path
 from tav_sdk.reading import read_json
 
 MAX_SCHEDULER_BYTES = 1 << 20
-"""Of ``scheduler_config.json``; explicit variances are a thousand numbers."""
+"""Largest ``scheduler_config.json``; explicit variances are a thousand numbers."""
 
 
 class Bundle(GraphFolder):

@@ -2,7 +2,8 @@
 
 Every graph is checked before any engine's library sees it, the same way for all of them. No operator that is allowed
 repeats anything or reads a file, so the work of a graph is bounded by the sizes of its tensors; and those that take a
-size from a constant are held to :data:`MAX_ELEMENTS`. Sizes that grow from operator to operator are not followed.
+size are held to :data:`MAX_ELEMENTS`, whether it is a constant or comes of the shape of what goes in and constants.
+Tensors that grow from operator to operator are not followed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from tav_sdk.bundle.onnx_model import FLOAT, INT64, OnnxModel, Tensor, Value, read_model
+from tav_sdk.bundle.onnx_model import FLOAT, INT64, Node, OnnxModel, Tensor, Value, read_model
 from tav_sdk.bundle.wire import WireError
 from tav_sdk.engines.base import TensorSpec
 from tav_sdk.errors import BundleError
@@ -25,11 +26,15 @@ MAX_ELEMENTS = 1 << 31
 """What one operator may make of constants: 8 GiB of float32."""
 MAX_TIMES = 1 << 16
 """How many times as much as it takes one operator may make, where a constant says so."""
+MAX_WINDOW = 64
+"""Largest kernel, stride, padding and dilation of a convolution or a pooling."""
+MIN_OPSET = 18
+"""Oldest version of the operators: older ones take sizes where they are not looked for. Exports write a newer one."""
 OPERATORS = frozenset({
     "Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "Attention",
     "AveragePool", "BatchNormalization", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor",
     "Cast", "CastLike", "Ceil", "Celu", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv", "ConvInteger",
-    "ConvTranspose", "Cos", "Cosh", "CumSum", "DepthToSpace", "DequantizeLinear", "Div", "Dropout",
+    "Cos", "Cosh", "CumSum", "DepthToSpace", "DequantizeLinear", "Div", "Dropout",
     "DynamicQuantizeLinear", "Einsum", "Elu", "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather",
     "GatherElements", "GatherND", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater",
     "GreaterOrEqual", "GroupNormalization", "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization",
@@ -53,6 +58,10 @@ _SIZES = {
     "Resize": (2, 3),
 }
 """Operators that make more than they take, and which of their inputs say how much."""
+_KEEP = frozenset({"Cast", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"})
+"""What may stand between a size and what it comes from: these give at most what their first input has,"""
+_COMBINE = frozenset({"Add", "Concat", "Mul", "Sub"})
+"""and these at most the product of what goes in, 2 at least of each."""
 _LOCATION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
 
 
@@ -135,9 +144,14 @@ def _check_operators(model: OnnxModel) -> None:
 
 
 def _check_sizes(model: OnnxModel) -> None:
+    if model.nodes and model.opset < MIN_OPSET:
+        raise WireError(f"its operators are of version {model.opset}, expected {MIN_OPSET} or newer")
     constants = {tensor.name: tensor for tensor in model.tensors if tensor.name}
     computed: set[str] = set()  # from constants alone
+    factors = {value.name: 1.0 for value in model.inputs}  # most that a name's values are, in lengths of what goes in
     for node in model.nodes:
+        _check_window(node)
+        _follow(node, constants, factors)
         for place in _SIZES.get(node.operator, ()):
             name = node.inputs[place] if place < len(node.inputs) else ""
             if name in constants:
@@ -145,9 +159,46 @@ def _check_sizes(model: OnnxModel) -> None:
             elif name in computed:
                 # An export computes such things itself, once.
                 raise WireError(f"its operator {node.operator} takes a size that is computed from constants")
+            elif name:
+                _check_factor(node.operator, factors.get(name, math.inf))
         named = [name for name in node.inputs if name]
         if named and all(name in constants or name in computed for name in named):
             computed.update(node.outputs)
+
+
+def _check_window(node: Node) -> None:
+    if "Conv" not in node.operator and "Pool" not in node.operator:
+        return
+    for name in ("dilations", "kernel_shape", "pads", "strides"):
+        if not all(0 <= value <= MAX_WINDOW for value in node.integers.get(name, ())):
+            raise WireError(f"its operator {node.operator} has {name} that are not from 0 to {MAX_WINDOW}")
+
+
+def _follow(node: Node, constants: dict[str, Tensor], factors: dict[str, float]) -> None:
+    """Note how many times a length of what goes in the outputs of an operator may be, if they can be a size."""
+
+    def factor(name: str) -> float:
+        if (tensor := constants.get(name)) is None:
+            return factors.get(name, math.inf)
+        values = _values(tensor)
+        return math.inf if values is None else math.prod(max(1.0, abs(value)) for value in values)
+
+    if node.operator in ("Shape", "Size"):
+        made = 1.0
+    elif node.operator in _KEEP and node.inputs:
+        made = factor(node.inputs[0])
+    elif node.operator in _COMBINE:
+        made = math.prod(max(2.0, factor(name)) for name in node.inputs)
+    else:
+        return
+    factors.update(dict.fromkeys(node.outputs, made))
+
+
+def _check_factor(operator: str, factor: float) -> None:
+    if not factor <= MAX_ELEMENTS:
+        raise WireError(
+            f"its operator {operator} takes a size that is not held: expected one from shapes and small constants"
+        )
 
 
 def _check_size(operator: str, tensor: Tensor) -> None:

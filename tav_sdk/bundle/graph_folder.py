@@ -107,6 +107,8 @@ class GraphFolder:
     def _check_graph(self, name: str, entry: GraphEntry) -> tuple[str, ...]:
         """Check a graph and every file that it reads; those files but that of the tuned weights."""
         path, what = self.path(entry.file), f"{entry.file} in the {self.kind} {self.folder}"
+        if not entry.file.endswith(".onnx"):  # engines would read some suffixes as another format
+            raise BundleError(f"{what} is no graph: expected a name that ends in .onnx; export it again")
         if not path.stat().st_size:
             return ()  # of a pipeline that was given an engine for it; no library opens it
         model = read_graph(path, what)

@@ -20,7 +20,7 @@ InvertWith = Literal["empty", "caption"]
 
 MAX_MANIFEST_BYTES = 32 << 20
 MAX_PIXELS = 1 << 31
-"""Of all frames of a clip."""
+"""Most pixels of a clip, over all its frames."""
 _MANY = 20_000
 Name = Annotated[str, Field(max_length=1000)]
 """A name of anything: a path, a tensor, an axis."""
@@ -30,7 +30,7 @@ Dtype = Literal[
 ]  # fmt: skip
 """What a tensor may consist of, by numpy's name; numpy has no ``bfloat16``."""
 Length = Annotated[int, Field(ge=0, le=1 << 40)]
-"""Of an axis, or bytes."""
+"""Length of an axis, or a number of bytes."""
 
 
 class Strict(BaseModel):

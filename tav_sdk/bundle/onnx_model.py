@@ -6,7 +6,8 @@ writes and that can hide or repeat other content: graphs inside operators, funct
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import struct
+from dataclasses import dataclass, field
 
 from tav_sdk.bundle.wire import BYTES, FIXED32, FIXED64, VARINT, WireError, fields, integers, text
 
@@ -51,11 +52,19 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """An operator: its type, and the names that go in and come out."""
+    """An operator.
+
+    Attributes:
+        operator: its type.
+        inputs: names of what goes in; empty where an optional input is left out.
+        outputs: names of what comes out.
+        integers: the values of its attributes that are integers, by the attribute's name.
+    """
 
     operator: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    integers: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +85,14 @@ class OnnxModel:
         tensors: initialisers, and tensors in operators; those of a ``Constant`` have the name of its output.
         inputs: initialisers that are inputs as well included.
         outputs: in their order.
+        opset: version of ONNX's own operator set; 0 if the file does not say it.
     """
 
     nodes: tuple[Node, ...]
     tensors: tuple[Tensor, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    opset: int
 
 
 def read_model(content: bytes) -> OnnxModel:
@@ -91,17 +102,31 @@ def read_model(content: bytes) -> OnnxModel:
         WireError: it is no model, or has content of a kind that no export writes.
     """
     graph: memoryview | None = None
+    opset = 0
     for number, wire, _, part in fields(memoryview(content)):
         if number == 7:
             if graph is not None or wire != BYTES:
                 raise WireError("it has two graphs")  # a library would read them as one
             graph = part
+        elif number == 8:
+            opset = max(opset, _opset(part))
         elif number in (20, 25):
             raise WireError(f"it has {'training graphs' if number == 20 else 'functions of its own'}")
-    return _graph(memoryview(b"") if graph is None else graph)
+    return _graph(memoryview(b"") if graph is None else graph, opset)
 
 
-def _graph(message: memoryview) -> OnnxModel:
+def _opset(message: memoryview) -> int:
+    """The version of an entry that names an operator set; 0 if the set is not ONNX's own."""
+    domain, version = "", 0
+    for number, wire, value, part in fields(message):
+        if number == 1:
+            domain = text(wire, part)
+        elif number == 2:
+            version = value
+    return version if domain in ("", "ai.onnx") else 0
+
+
+def _graph(message: memoryview, opset: int) -> OnnxModel:
     nodes: list[Node] = []
     tensors: list[Tensor] = []
     inputs: list[Value] = []
@@ -119,7 +144,9 @@ def _graph(message: memoryview) -> OnnxModel:
             raise WireError("it has sparse tensors")
         if len(nodes) > MAX_NODES or len(tensors) > MAX_TENSORS:
             raise WireError(f"it has more than {MAX_NODES} operators or {MAX_TENSORS} tensors")
-    return OnnxModel(nodes=tuple(nodes), tensors=tuple(tensors), inputs=tuple(inputs), outputs=tuple(outputs))
+    return OnnxModel(
+        nodes=tuple(nodes), tensors=tuple(tensors), inputs=tuple(inputs), outputs=tuple(outputs), opset=opset
+    )
 
 
 def _node(message: memoryview, tensors: list[Tensor]) -> Node:
@@ -142,14 +169,15 @@ def _node(message: memoryview, tensors: list[Tensor]) -> Node:
                 f"an operator is {'of the set' if number == 7 else 'the overload'} {name!r}, not ONNX's own"
             )
     name = outputs[0] if operator == "Constant" and len(outputs) == 1 else ""
-    for attribute in attributes:
-        _attribute(attribute, operator, name, tensors)
-    return Node(operator=operator, inputs=tuple(inputs), outputs=tuple(outputs))
+    values = dict(_attribute(attribute, operator, name, tensors) for attribute in attributes)
+    return Node(operator=operator, inputs=tuple(inputs), outputs=tuple(outputs), integers=values)
 
 
-def _attribute(message: memoryview, operator: str, name: str, tensors: list[Tensor]) -> None:
+def _attribute(message: memoryview, operator: str, name: str, tensors: list[Tensor]) -> tuple[str, tuple[int, ...]]:
+    """The name of an attribute, and its integers; a tensor that it holds is added to ``tensors``."""
     title = ""
     values: list[int] = []
+    floats = b""
     count = 0
     for number, wire, value, part in fields(message):
         if number == 1:
@@ -157,6 +185,8 @@ def _attribute(message: memoryview, operator: str, name: str, tensors: list[Tens
         elif number == 5:
             count += 1
             tensors.append(_tensor(part, name))
+        elif number in (2, 7):
+            floats += bytes(part)
         elif number in (3, 8):
             values += integers(wire, value, part)
         elif number in (6, 11):
@@ -166,19 +196,26 @@ def _attribute(message: memoryview, operator: str, name: str, tensors: list[Tens
     if count > 1:
         raise WireError(f"its operator {operator} has an attribute with two tensors")
     if name and title in ("value_int", "value_ints"):
-        shape = () if title == "value_int" else (len(values),)
-        tensors.append(
-            Tensor(
-                name=name,
-                dtype=INT64,
-                shape=shape,
-                location=None,
-                offset=0,
-                length=8 * len(values),
-                raw=memoryview(b""),
-                integers=tuple(values),
-            )
-        )
+        packed = struct.pack(f"<{len(values)}q", *values)
+        tensors.append(_constant(name, INT64, len(values), packed, scalar=title == "value_int"))
+    elif name and title in ("value_float", "value_floats"):
+        if len(floats) % 4:
+            raise WireError(f"its operator {operator} has floats of {len(floats)} bytes")
+        tensors.append(_constant(name, FLOAT, len(floats) // 4, floats, scalar=title == "value_float"))
+    return title, tuple(values)
+
+
+def _constant(name: str, dtype: int, count: int, raw: bytes, *, scalar: bool) -> Tensor:
+    return Tensor(
+        name=name,
+        dtype=dtype,
+        shape=() if scalar else (count,),
+        location=None,
+        offset=0,
+        length=len(raw),
+        raw=memoryview(raw),
+        integers=(),
+    )
 
 
 def _tensor(message: memoryview, name: str = "") -> Tensor:

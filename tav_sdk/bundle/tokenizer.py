@@ -13,6 +13,7 @@ from tav_sdk.bundle.layout import TOKENIZER_FILES
 from tav_sdk.bundle.tokenizer_file import MAX_TOKENIZER_BYTES, Config, read_definition
 from tav_sdk.errors import BundleError, PromptError
 from tav_sdk.reading import read_json, read_text, validated
+from tav_sdk.words import brief
 
 
 class PromptTruncatedWarning(UserWarning):
@@ -78,7 +79,7 @@ class Tokenizer:
     def __call__(self, prompts: str | Sequence[str]) -> np.ndarray:
         """Token ids of one or several prompts, ``(b, model_max_length) int64``, start and end token included.
 
-        A prompt that is too long is cut, with a :class:`PromptTruncatedWarning` that shows what was lost.
+        A prompt that is too long is cut, with a :class:`PromptTruncatedWarning` that shows what was lost, or its beginning.
 
         Raises:
             PromptError: there is no prompt, or one is not a string.
@@ -100,7 +101,7 @@ class Tokenizer:
             # Offsets of the first token that falls out: the last place holds the end token.
             cut = prompt[encoding.offsets[limit - 1][0] :]
             warnings.warn(
-                f"the prompt has {len(ids)} tokens, the text encoder takes {limit}; this was cut: {cut!r}",
+                f"the prompt has {len(ids)} tokens, the text encoder takes {limit}; this was cut: {brief(cut)}",
                 PromptTruncatedWarning,
                 stacklevel=3,
             )

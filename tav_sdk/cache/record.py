@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tav_sdk.cache.trust import foreign_writer
+from tav_sdk.errors import TavError
 from tav_sdk.files import sha256_of, write_text
+from tav_sdk.reading import read_json
 
 ENTRY = "entry.json"
 
@@ -74,11 +76,11 @@ def read_record(path: Path, key: str) -> Record:
     if found.pop(ENTRY, None) is None:
         raise DamagedEntryError(f"it has no {ENTRY}")
     try:
-        values = json.loads((path / ENTRY).read_text(encoding="utf-8"))
+        values = read_json(path / ENTRY, error=TavError, advice="it is made again")
         files = {name: (int(file["size"]), str(file["sha256"])) for name, file in values["files"].items()}
         record = Record(dict(values["facts"]), datetime.fromisoformat(values["created"]), files)
         made_for = str(values["key"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (TavError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedEntryError(f"its {ENTRY} is damaged: {error!r}") from error
     if made_for != key:
         raise DamagedEntryError(f"it was made for the key {made_for[:12]}...")

@@ -22,6 +22,7 @@ def main() -> None:
         _leave_interrupted()
     except SystemExit as end:
         if not received:
+            ignore_signals()  # all is done and said; while Python ends, a signal would kill it, or show a trace
             raise
         if end.code == 2:  # the command said why
             _leave(2)

@@ -70,7 +70,8 @@ def bench(
     from tav_sdk.export.bench.processes import time_edits
     from tav_sdk.export.bench.report import report_edits, report_steps
     from tav_sdk.export.bench.steps import time_steps
-    from tav_sdk.files import check_new_file, write_text
+    from tav_sdk.files import write_text
+    from tav_sdk.output_paths import check_new_file
 
     former = None if against is None else _read(against)
     if json_file is not None:
@@ -132,10 +133,9 @@ def _check_video(video: Path, manifest: Manifest) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        former = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--against {path} cannot be read: {error}") from error
+    from tav_sdk.reading import read_json
+
+    former = read_json(path, error=InputError, advice="give --against a file that tav bench --json wrote")
     if not isinstance(former, dict) or former.get("format") != FORMAT or not {"step", "bundle"} <= former.keys():
         raise InputError(f"--against {path} was not written by tav bench --json, or by another version of it")
     return former

@@ -56,18 +56,23 @@ def build(
     options = {name: value for name, value in options.items() if value not in (None, ())}
     opened = Bundle(bundle)
     built = []
-    with stages() as show:
-        for index, name in enumerate(opened.manifest.graphs):
-            built.append(build_engine(opened.graph(name), engine=engine, **options))
-            if built[-1]:
-                show(
-                    StepProgress(
-                        "build",
-                        index + 1,
-                        len(opened.manifest.graphs),
-                        item=Item(kind="graph", index=index + 1, count=len(opened.manifest.graphs), name=name),
+    try:
+        with stages() as show:
+            for index, name in enumerate(opened.manifest.graphs):
+                built.append(build_engine(opened.graph(name), engine=engine, **options))
+                if built[-1]:
+                    show(
+                        StepProgress(
+                            "build",
+                            index + 1,
+                            len(opened.manifest.graphs),
+                            item=Item(kind="graph", index=index + 1, count=len(opened.manifest.graphs), name=name),
+                        )
                     )
-                )
+    except KeyboardInterrupt:
+        if any(built):
+            raise KeyboardInterrupt("what was built is kept; the same command builds the other graphs") from None
+        raise
     if not any(built):
         say(f"{engine} starts from the graphs themselves: there is nothing to build")
     elif engine_status(engine).runs:

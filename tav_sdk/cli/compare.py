@@ -11,7 +11,8 @@ from tav_sdk.bundle.tuned_weights import check_adapter_scale
 from tav_sdk.cli.base_options import AllowPickle, LorasOfRun, TokenizerFolder
 from tav_sdk.cli.console import say, stages
 from tav_sdk.errors import InputError, PromptError
-from tav_sdk.files import check_new_file, new_file
+from tav_sdk.files import new_file
+from tav_sdk.output_paths import check_new_file
 from tav_sdk.words import brief
 
 SHEET = "compare.png"

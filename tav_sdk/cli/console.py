@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from tav_sdk.cli.field_options import option_of
-from tav_sdk.cli.interrupts import what_is_left
+from tav_sdk.cli.interrupts import received, what_is_left
 from tav_sdk.cli.unforeseen import DEBUG, show_trace
 from tav_sdk.errors import InputError, OutputError, TavError
 from tav_sdk.files import forget_written
@@ -168,6 +168,8 @@ def stages(*, hidden: bool = False) -> Iterator[Callable[[StepProgress], None]]:
         return tasks[name]
 
     def update(step: StepProgress) -> None:
+        if received:  # and the interrupt went no further than a library, such as TensorRT, which only prints it
+            raise KeyboardInterrupt
         progress.start()  # not before the first step: a message before it stands alone
         name, completed, total, note = _shown(step)
         note = printable(note)

@@ -17,7 +17,8 @@ from tav_sdk.cli.base_options import BASE_HELP
 from tav_sdk.cli.console import say, stages
 from tav_sdk.cli.made_bundle import export_as_step, tune_as_step
 from tav_sdk.errors import InputError, PromptError
-from tav_sdk.files import check_apart, check_new, write_text
+from tav_sdk.files import write_text
+from tav_sdk.output_paths import check_apart, check_new
 from tav_sdk.pocket import POCKET, sample_clip
 from tav_sdk.version import __version__
 

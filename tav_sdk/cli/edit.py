@@ -26,7 +26,7 @@ from tav_sdk.cli.edit_options import (
     say_where,
 )
 from tav_sdk.errors import InputError
-from tav_sdk.files import check_apart, check_new
+from tav_sdk.output_paths import check_apart, check_new
 from tav_sdk.request.frames import MAX_FRAMES
 from tav_sdk.words import brief
 

@@ -17,6 +17,8 @@ from tav_sdk.errors import InputError, MissingExtraError, OutputError, PromptErr
 from tav_sdk.files import new_file
 from tav_sdk.progress import StepProgress
 
+ADVICE = "give a file as the documentation of tav evaluate shows it"
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -190,17 +192,15 @@ def _positions(path: Path) -> NDArray[np.float64]:
 
 
 def _parsed(path: Path) -> Any:
-    try:
-        return json.loads(_text(path))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
+    from tav_sdk.reading import read_json
+
+    return read_json(path, error=InputError, advice=ADVICE)
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text: {error}") from error
+    from tav_sdk.reading import read_text
+
+    return read_text(path, error=InputError, advice=ADVICE)
 
 
 def _beside(edits: Path, stem: str) -> Path | None:

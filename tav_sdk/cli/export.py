@@ -10,7 +10,7 @@ import typer
 from tav_sdk.cli.base_options import TokenizerFolder
 from tav_sdk.cli.console import say, stages
 from tav_sdk.errors import InputError
-from tav_sdk.files import check_apart
+from tav_sdk.output_paths import check_apart
 
 
 def export(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tav_sdk.cli.console import say, stages
-from tav_sdk.files import check_apart
+from tav_sdk.output_paths import check_apart
 
 
 def export_controlnet(

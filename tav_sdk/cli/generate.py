@@ -23,7 +23,7 @@ from tav_sdk.cli.edit_options import (
     given_prompts,
     say_where,
 )
-from tav_sdk.files import check_apart, check_new
+from tav_sdk.output_paths import check_apart, check_new
 
 
 def generate(

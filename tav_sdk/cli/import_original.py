@@ -9,7 +9,7 @@ import typer
 
 from tav_sdk.cli.base_options import BASE_HELP, LocalFilesOnly, Loras, PredictionType, Revision, TokenizerFolder
 from tav_sdk.cli.console import say
-from tav_sdk.files import check_apart
+from tav_sdk.output_paths import check_apart
 from tav_sdk.pocket import find_base
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -140,9 +139,11 @@ def _loras(base: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unfinished(path: Path, started: Path) -> dict[str, Any]:
+    from tav_sdk.reading import read_json
+
+    values = read_json(started, error=InputError, advice="start anew with tav tune --overwrite")
     try:
-        config = json.loads(started.read_text(encoding="utf-8"))["config"]
-        facts = _tuning(config)
+        facts = _tuning(values["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{started} is damaged: {error}; start anew with tav tune --overwrite") from error
     return {"kind": "unfinished run", **facts, "next": f"tav tune with the same options and --resume continues {path}"}
@@ -194,14 +195,13 @@ def _base(path: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
 def _exported_controlnet(path: Path) -> dict[str, Any]:
     from tav_sdk.bundle.graph_folder import GraphFolder
     from tav_sdk.bundle.layout import CONTROLNET
-    from tav_sdk.pipeline.controlnet import ControlNetManifest
+    from tav_sdk.pipeline.controlnet import read_controlnet_manifest
 
-    try:
-        manifest = ControlNetManifest.model_validate_json((path / EXPORTED_CONTROLNET).read_text(encoding="utf-8"))
-        frames, _, height, width = {spec.name: spec.shape for spec in manifest.graph.inputs}["controlnet_cond"]
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path / EXPORTED_CONTROLNET} is damaged: {reason}; export the ControlNet again") from error
+    manifest = read_controlnet_manifest(path)
+    shapes = {spec.name: spec.shape for spec in manifest.graph.inputs}
+    if len(shapes.get("controlnet_cond", ())) != 4:
+        raise InputError(f"{path / EXPORTED_CONTROLNET} is damaged: no controlnet_cond; export the ControlNet again")
+    frames, _, height, width = shapes["controlnet_cond"]
     # Compares every file with its hash.
     GraphFolder("ControlNet", path, manifest.files, {CONTROLNET: manifest.graph}, verify=True)
     graph, made_from = manifest.graph, manifest.provenance
@@ -231,9 +231,11 @@ def _controlnet(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _config(path: Path) -> dict[str, Any]:
     """The ``config.json`` of one model in the diffusers format; empty if there is none that can be read."""
+    from tav_sdk.reading import read_json
+
     try:
-        return dict(json.loads((path / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return dict(read_json(path / "config.json", error=InputError, advice=""))
+    except (InputError, ValueError, TypeError):
         return {}
 
 

@@ -26,7 +26,7 @@ from tav_sdk.cli.base_options import (
 )
 from tav_sdk.cli.console import say, stages, write_json
 from tav_sdk.errors import CancelledError, InputError, MissingExtraError
-from tav_sdk.files import check_apart
+from tav_sdk.output_paths import check_apart
 from tav_sdk.pocket import find_base
 from tav_sdk.progress import StepProgress
 from tav_sdk.words import printable

@@ -13,6 +13,7 @@ import numpy as np
 
 from tav_sdk.diffusion.schedule import MAX_TIMESTEPS
 from tav_sdk.errors import InputError, OutputError
+from tav_sdk.words import is_utf8
 
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
@@ -125,7 +126,7 @@ def _checked_facts(path: Path, facts: Any) -> dict[str, Any]:
 
 def _is_prompt(text: str) -> bool:
     """Whether a text is short enough, and can be written as UTF-8."""
-    return len(text) <= MAX_PROMPT and not any("\ud800" <= letter <= "\udfff" for letter in text)
+    return len(text) <= MAX_PROMPT and is_utf8(text)
 
 
 def _dtype(part: Any) -> str:

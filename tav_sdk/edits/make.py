@@ -12,10 +12,11 @@ from tav_sdk.edits.output import EditOutput
 from tav_sdk.edits.record import EditRecord
 from tav_sdk.edits.source import CopiedClip
 from tav_sdk.errors import InputError
-from tav_sdk.files import check_apart, new_folder
+from tav_sdk.files import new_folder
+from tav_sdk.output_paths import check_apart
 from tav_sdk.pipeline.controlnet import Control, ControlNet
 from tav_sdk.pipeline.pipeline import Pipeline
-from tav_sdk.progress import Callback, Item, labelled
+from tav_sdk.progress import Callback, Item, check_callback, labelled
 from tav_sdk.request.edit_request import EditRequest, GenerateRequest
 from tav_sdk.request.settings import EditSettings, GenerateSettings
 from tav_sdk.video.clip import Clip
@@ -82,6 +83,7 @@ def make(
         BundleError, EngineError: as for :class:`~tav_sdk.Pipeline`.
         CancelledError: the callback returned ``False``; nothing is written.
     """
+    check_callback(callback)
     out = Path(out)
     pipeline = pipeline.fixed()
     if isinstance(request, GenerateRequest):

@@ -11,6 +11,8 @@ from typing import Any
 
 from tav_sdk.errors import InputError
 from tav_sdk.files import write_text
+from tav_sdk.reading import read_json
+from tav_sdk.words import brief
 
 EDITS_FILE = "edits.json"
 
@@ -47,10 +49,7 @@ def read_record(folder: Path, name: str = EDITS_FILE) -> EditRecord:
         InputError: it cannot be read, or is no record of edits.
     """
     path = folder / name
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {error}; make the edits again") from error
+    values = read_json(path, error=InputError, advice="make the edits again")
     if not isinstance(values, dict) or not isinstance(entries := values.pop("edits", None), list):
         raise InputError(f"{path} is no record of edits: expected an object with the list edits; make the edits again")
     return EditRecord(edits=tuple(_entries(path, entries)), settings=values)
@@ -61,6 +60,6 @@ def _entries(path: Path, entries: Sequence[Any]) -> list[tuple[str, str]]:
     for entry in entries:
         pair = (entry.get("file"), entry.get("prompt")) if isinstance(entry, dict) else (None, None)
         if not all(isinstance(text, str) for text in pair):
-            raise InputError(f"{path}: expected texts for file and prompt, got {json.dumps(entry)}")
+            raise InputError(f"{path}: expected texts for file and prompt, got {brief(entry)}")
         pairs.append(pair)
     return pairs

@@ -82,7 +82,7 @@ class ControlNet:
         if not isinstance(folder, str | os.PathLike):
             raise BundleError(f"an exported ControlNet must be the path of a folder, got {type(folder).__name__}")
         self.folder = Path(folder)
-        self.manifest = _read_manifest(self.folder)
+        self.manifest = read_controlnet_manifest(self.folder)
         entry = self.manifest.graph
         inputs = _checked_inputs(self.folder, entry)
         files = GraphFolder("ControlNet", self.folder, self.manifest.files, {CONTROLNET: entry}, verify=verify)
@@ -221,7 +221,7 @@ def no_residuals(specs: Sequence[TensorSpec], batch: int) -> dict[str, np.ndarra
     }
 
 
-def _read_manifest(folder: Path) -> ControlNetManifest:
+def read_controlnet_manifest(folder: Path) -> ControlNetManifest:
     path = folder / MANIFEST
     if not os.path.isfile(path):  # unlike Path.is_file, it takes any name
         raise BundleError(

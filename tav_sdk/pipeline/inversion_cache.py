@@ -26,14 +26,13 @@ from tav_sdk.cache.entry import cache_key
 from tav_sdk.cache.store import Cache
 from tav_sdk.diffusion.inversion import Correction, Inversion
 from tav_sdk.errors import TavError
+from tav_sdk.pipeline.resume import MAX_LATENTS_BYTES
 from tav_sdk.words import logger
 
 METHOD = 2
 """To be raised when the same facts come to give other latents, so that what was kept before is not found again."""
 
 OFFSETS = "offsets.npy"
-MAX_LATENTS_BYTES = 1 << 36
-"""Of one array that is read back."""
 _HARMLESS = (TavError, OSError, ValueError, EOFError)
 
 _log = logger(__name__)

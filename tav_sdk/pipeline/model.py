@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +48,10 @@ class TunedModel:
             unet=GraphUNet(engines),
             inversions=inversions,
         )
+
+    def with_engines(self, engines: GraphEngines) -> TunedModel:
+        """The same base with other weights: its tokenizer and its schedule are not read again."""
+        return replace(self, engines=engines, vae=VAE(engines), unet=GraphUNet(engines))
 
     @property
     def bundle(self) -> Bundle:

@@ -28,7 +28,7 @@ from tav_sdk.pipeline.sample import sample, stream
 from tav_sdk.pipeline.unet import GraphUNet
 from tav_sdk.pipeline.vae import VAE
 from tav_sdk.pipeline.windows import MEMORY_BYTES
-from tav_sdk.progress import Callback, Item, labelled
+from tav_sdk.progress import Callback, Item, check_callback, labelled
 from tav_sdk.request.bundle_checks import check_clip, check_inversion, check_latents
 from tav_sdk.request.frames import check_whole
 from tav_sdk.request.options import MAX_SEED, InvertOptions, SampleOptions, check_prompts, check_seed
@@ -47,6 +47,7 @@ def _with_weights_of_its_start(method: _MethodT) -> _MethodT:
 
     @functools.wraps(method)
     def called(self: Pipeline, *args: Any, **kwargs: Any) -> Any:
+        check_callback(kwargs.get("callback"))
         return method(self.fixed(), *args, **kwargs)
 
     return cast(_MethodT, called)
@@ -191,7 +192,7 @@ class Pipeline:
         return other
 
     def _use(self, engines: GraphEngines) -> None:
-        self._model = TunedModel.on(engines, inversions=self._model.inversions)
+        self._model = self._model.with_engines(engines)
 
     def swap(self, bundle: str | Path | Bundle, *, verify: bool = True) -> None:
         """Go on with another clip's tuned weights on the same engines.

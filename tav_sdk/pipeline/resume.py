@@ -28,7 +28,7 @@ from tav_sdk.words import logger
 SECONDS = 10.0
 """Least time in seconds between two times that latents are kept."""
 MAX_LATENTS_BYTES = 1 << 36
-"""Of latents that are read back, at most; a video of 10,000 frames of 512x512 has 655 MB."""
+"""Most bytes of one array of latents that is read back; those of 10,000 frames of 512x512 have 655 MB."""
 _LATENTS, _DONE = "latents.npy", "done.npy"
 _HARMLESS = (TavError, OSError, ValueError, EOFError)
 

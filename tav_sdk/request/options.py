@@ -19,6 +19,7 @@ CORRECTIONS: tuple[str, ...] = get_args(Correction)
 MAX_STEPS = 1000
 """Most DDIM steps that can be asked for: T of every Stable Diffusion base. A bundle's own T may be less."""
 MAX_SEED = 2**63 - 1
+MAX_GUIDANCE_SCALE = 1e6
 MAX_CONTROL_SCALE = 10.0
 
 
@@ -75,7 +76,8 @@ class SampleOptions:
         negative_prompt: what the video is not to show.
         num_inference_steps: DDIM steps, 1 to :data:`MAX_STEPS`; ``None``: the base's, after a fast inversion a third of
             them, with the correction ``direct`` as many as the inversion took.
-        guidance_scale: classifier-free guidance; at most 1 switches it off; ``None``: the base's.
+        guidance_scale: classifier-free guidance, of at most :data:`MAX_GUIDANCE_SCALE`; at most 1 switches it off;
+            ``None``: the base's.
 
     Raises:
         InputError: a value is out of range.
@@ -91,6 +93,11 @@ class SampleOptions:
         scale = self.guidance_scale
         if scale is not None and not is_number(scale):
             raise InputError(f"must be a finite number, got {brief(scale)}", field="sample.guidance_scale")
+        if scale is not None and abs(scale) > MAX_GUIDANCE_SCALE:
+            raise InputError(
+                f"must be from -{MAX_GUIDANCE_SCALE:g} to {MAX_GUIDANCE_SCALE:g}, got {brief(scale)}",
+                field="sample.guidance_scale",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -214,8 +214,8 @@ def read_video(
     """
     path = as_path("path", path)
     size = check_sampling(num_frames, start, stride, size)
-    if size is not None and num_frames is not None:
-        check_held(path, num_frames, *size)
+    if size is not None:
+        check_held(path, num_frames or 1, *size)
     frames, fps = [], 0.0
     for frame, rate in kept_frames(path, num_frames=num_frames, start=start, stride=stride, size=size):
         frames.append(frame())

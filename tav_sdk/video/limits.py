@@ -17,7 +17,8 @@ MAX_HELD_BYTES = 4 << 30
 """Bytes of the frames of one clip in memory."""
 
 _MAX_ASPECT = 16.0
-_MIN_FPS, _MAX_FPS = 0.01, 1000.0
+MIN_FPS, MAX_FPS = 0.01, 1000.0
+"""Frames per second of a video that is read or written."""
 
 
 def check_frame(path: Path, height: int, width: int) -> None:
@@ -52,9 +53,9 @@ def check_rate(path: Path, fps: float) -> float:
     Raises:
         VideoError: it is no rate from 0.01 to 1000.
     """
-    if not (math.isfinite(fps) and _MIN_FPS <= fps <= _MAX_FPS):
+    if not (math.isfinite(fps) and MIN_FPS <= fps <= MAX_FPS):
         raise VideoError(
-            f"{path} gives {fps:g} frames per second, expected {_MIN_FPS:g} to {_MAX_FPS:g}. Convert it to mp4 at the "
+            f"{path} gives {fps:g} frames per second, expected {MIN_FPS:g} to {MAX_FPS:g}. Convert it to mp4 at the "
             "rate that it is meant to have, or use another stride."
         )
     return fps

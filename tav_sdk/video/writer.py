@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tav_sdk.errors import InputError
-from tav_sdk.files import check_new_file, new_file, unwritable
+from tav_sdk.files import new_file
+from tav_sdk.output_paths import check_new_file, unwritable
 from tav_sdk.video.frames import check_frames
+from tav_sdk.video.limits import MAX_FPS, MIN_FPS
 from tav_sdk.video.reader import scaling
 from tav_sdk.words import brief
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-_MIN_FPS, _MAX_FPS = 0.01, 1000.0
 _HD_HEIGHT = 720  # from here on players take BT.709 for granted, below it BT.601
 
 X264_OPTIONS = {"crf": "18", "preset": "medium", "threads": "4", "x264-params": "mbtree=0"}
@@ -146,8 +147,8 @@ def check_fps(fps: Any) -> float:
         value = float(fps)
     except (TypeError, ValueError, OverflowError):
         value = math.nan
-    if not _MIN_FPS <= value <= _MAX_FPS:
-        raise InputError(f"must be from {_MIN_FPS:g} to {_MAX_FPS:g} frames per second, got {brief(fps)}", field="fps")
+    if not MIN_FPS <= value <= MAX_FPS:
+        raise InputError(f"must be from {MIN_FPS:g} to {MAX_FPS:g} frames per second, got {brief(fps)}", field="fps")
     return value
 
 

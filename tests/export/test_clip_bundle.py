@@ -217,7 +217,7 @@ def test_a_bundle_of_another_base_is_not_swapped_in(tiny_bundle, bundle_copy, ed
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda manifest: manifest.update(num_frames=9), "its num frames is 9, expected 4"),
+        (lambda manifest: manifest.update(num_frames=9), "does not fit itself: expected the input 'sample'"),
         (
             lambda manifest: manifest["inflation"].update(temporal_mask="none"),
             "its inflation is temporal_mask=none, expected temporal_mask=causal",

@@ -91,3 +91,10 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"PK\x05\x06")
     with pytest.raises(ValueError, match="cannot be read: "):
         read_arrays(tmp_path / "a.npz", SPECS)
+
+
+def test_a_header_that_is_no_python_is_refused(tmp_path):
+    header = b"{'descr': (\n" + b" " * 52  # numpy takes it for one of Python 2, and reads it word by word
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with pytest.raises(ValueError, match="cannot be read: "):
+        read_arrays(zipped(tmp_path / "a.npz", a=content), SPECS)

@@ -9,8 +9,10 @@ import threading
 
 import pytest
 
+from tav_sdk import files
 from tav_sdk.errors import InputError, OutputError
-from tav_sdk.files import check_apart, check_new, check_new_file, new_file, new_folder, sha256_of, write_text, written
+from tav_sdk.files import new_file, new_folder, sha256_of, write_text, written
+from tav_sdk.output_paths import check_apart, check_new, check_new_file
 
 
 def names(folder):
@@ -269,6 +271,43 @@ def test_of_four_at_a_time_one_says_that_it_is_written(tmp_path, overwrite):
     assert sorted(path.name for path, _ in said) == ["out", "out-finished-1", "out-finished-2", "out-finished-3"]
     assert names(tmp_path) == sorted(path.name for path, _ in said)
     assert all((path / "file.txt").read_text() == str(number) for path, number in said)
+
+
+def test_a_result_that_another_command_replaces_at_once_leaves_no_former_one(tmp_path, monkeypatch):
+    out, move, moves = tmp_path / "out", files.move, []
+    out.mkdir()
+    (out / "file.txt").write_text("old")
+
+    def write(text):
+        with new_folder(out, overwrite=True) as folder:
+            (folder / "file.txt").write_text(text)
+
+    def replaced_at_once(path, target):
+        move(path, target)
+        moves.append(target)
+        if len(moves) == 1:
+            write("later")
+
+    monkeypatch.setattr(files, "move", replaced_at_once)
+    write("first")
+    assert names(tmp_path) == ["out"]
+    assert (out / "file.txt").read_text() == "later"
+
+
+def test_a_link_to_files_that_came_meanwhile_is_not_replaced(tmp_path):
+    out, mine = tmp_path / "out", tmp_path / "mine"
+
+    def write():
+        with new_folder(out) as folder:
+            (folder / "file.txt").write_text("new")
+            mine.mkdir()
+            (mine / "x").write_text("x")
+            out.symlink_to(mine)
+
+    with pytest.raises(OutputError, match=r"is not empty any more. The finished work is kept in .*out-finished-1"):
+        write()
+    assert out.is_symlink()
+    assert names(tmp_path) == ["mine", "out", "out-finished-1"]
 
 
 def test_a_parent_that_is_removed_is_not_made_again(tmp_path):

@@ -40,8 +40,8 @@ def test_what_is_not_printable_is_escaped(text, shown):
     assert printable(text) == shown
 
 
-def test_an_error_is_one_line_that_can_be_printed():
-    assert str(InputError("no \x1b[2Jclip\nthere")) == "no \\x1b[2Jclip\\nthere"
+def test_an_error_can_be_printed_and_keeps_its_lines():
+    assert str(InputError("no \x1b[2Jclip:\n  a\r")) == "no \\x1b[2Jclip:\n  a\\r"
     assert str(InputError("got '\u202e'", field="sample.negative_prompt")) == "negative_prompt got '\\u202e'"
     assert str(VideoNotFoundError("no \x1b.mp4")) == "no \\x1b.mp4"
 

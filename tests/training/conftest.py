@@ -259,3 +259,22 @@ def _open_clip(text: dict[str, Any]) -> dict[str, Any]:
             parts = [text[f"{source}self_attn.{side}_proj.{kind}"] for side in "qkv"]
             state[f"{target}attn.in_proj_{kind}"] = torch.cat(parts)
     return state
+
+
+@pytest.fixture
+def config(tiny_base, clip_path, tmp_path):
+    """A short tuning of ``tiny_base`` into ``tmp_path / "run"``, with snapshots after steps 2 and 4."""
+    from tav_sdk.training import TuneConfig
+
+    return TuneConfig(
+        base=tiny_base,
+        video=clip_path,
+        prompt="a red square is moving",
+        out=tmp_path / "run",
+        num_frames=4,
+        height=32,
+        width=32,
+        num_train_steps=5,
+        learning_rate=1e-3,
+        checkpointing_steps=2,
+    )

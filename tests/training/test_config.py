@@ -78,7 +78,9 @@ def test_an_empty_prompt_is_refused():
         ("learning_rate", float("inf"), "learning_rate must be finite, got inf"),
         ("learning_rate", float("nan"), "learning_rate must be finite, got nan"),
         ("learning_rate", 1e9, "learning_rate must be at most 1000, got 1000000000.0"),
-        pytest.param("learning_rate", 10**400, "learning_rate must be finite, got 1000", id="400 digits"),
+        pytest.param(
+            "learning_rate", 10**400, "learning_rate must be finite, got a number of about 400 digits", id="400 digits"
+        ),
         ("max_grad_norm", float("inf"), "max_grad_norm must be finite, got inf"),
         ("max_grad_norm", "1", "max_grad_norm must be a number, got '1'"),
         ("adam_epsilon", 2.0, "adam_epsilon must be at most 1, got 2.0"),
@@ -89,7 +91,7 @@ def test_an_empty_prompt_is_refused():
         ("num_frames", 2**31, "num_frames must be at most 4096, got 2147483648"),
         ("num_frames", 1.5, "num_frames must be a whole number, got 1.5"),
         ("num_frames", True, "num_frames must be a whole number, got True"),
-        pytest.param("num_frames", 10**5000, "at most 4096, got a value of type int that is too long", id="digits"),
+        pytest.param("num_frames", 10**5000, "at most 4096, got a number of about 5000 digits", id="digits"),
         ("start", 2**63, "start must be at most 2147483647, got 9223372036854775808"),
         ("stride", 2**63, "stride must be at most 2147483647"),
         ("height", 10**20, "height must be at most 8192"),

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tav_sdk.errors import InputError, OutputError
-from tav_sdk.training import TuneConfig, load_run, tune
+from tav_sdk.training import load_run, tune
 from tav_sdk.training.run_folder import partial_folder
 from tav_sdk.training.tune_step import Tuner
 
@@ -54,19 +54,8 @@ def disk(tmp_path):
 
 
 @pytest.fixture
-def config(tiny_base, clip_path, tmp_path) -> TuneConfig:
-    return TuneConfig(
-        base=tiny_base,
-        video=clip_path,
-        prompt="a red square is moving",
-        out=tmp_path / "run",
-        num_frames=2,
-        height=16,
-        width=16,
-        num_train_steps=5,
-        learning_rate=1e-3,
-        checkpointing_steps=2,
-    )
+def config(config):
+    return config.replace(num_frames=2, height=16, width=16)
 
 
 def names(folder):

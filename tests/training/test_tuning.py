@@ -8,26 +8,10 @@ from safetensors.torch import load_file
 from tav_sdk.diffusion.schedule import DDIMSchedule
 from tav_sdk.errors import CheckpointError, ConfigError, InputError, NonFiniteLossError, OutputError, SizeError
 from tav_sdk.files import sha256_of
-from tav_sdk.training import InflationOptions, PretrainedBase, TuneConfig, inflate, load_run, trainable_parameters, tune
+from tav_sdk.training import InflationOptions, PretrainedBase, inflate, load_run, trainable_parameters, tune
 from tav_sdk.training.checkpoint import load_tuned_weights, save_tuned_weights
 from tav_sdk.training.encode import ClipLatents
 from tav_sdk.training.tune_step import Tuner
-
-
-@pytest.fixture
-def config(tiny_base, clip_path, tmp_path) -> TuneConfig:
-    return TuneConfig(
-        base=tiny_base,
-        video=clip_path,
-        prompt="a red square is moving",
-        out=tmp_path / "run",
-        num_frames=4,
-        height=32,
-        width=32,
-        num_train_steps=5,
-        learning_rate=1e-3,
-        checkpointing_steps=2,
-    )
 
 
 def stop_after(step):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,19 +38,19 @@ class LoraFile:
         text = str(text)
         name, colon, number = text.rpartition(":")
         path, scale = Path(text), 1.0
-        if colon and name and not path.exists():
+        if colon and name and not os.path.exists(path):  # unlike Path.exists, it takes any name
             try:
                 path, scale = Path(name), float(number)
             except ValueError:
                 # Where there is no such file, the colon is a part of the name, as in C:\lora.safetensors.
-                if Path(name).exists():
+                if os.path.exists(name):
                     scale = math.nan
         if not abs(scale) <= MAX_SCALE:
             raise ConfigError(
                 f"the scale of a LoRA must be a number from {-MAX_SCALE:g} to {MAX_SCALE:g}, as in FILE:0.8; got "
-                f"{text!r}"
+                f"{text[:300]!r}"
             )
-        return cls(path / IN_A_FOLDER if path.is_dir() else path, scale)
+        return cls(path / IN_A_FOLDER if os.path.isdir(path) else path, scale)
 
     def __str__(self) -> str:
         return f"{self.path}:{self.scale:g}"
@@ -70,7 +71,7 @@ class LoraFile:
         Raises:
             BaseModelError: it is not.
         """
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):  # unlike Path.is_file, it takes any name
             raise BaseModelError(
                 f"there is no LoRA file {self.path}; give FILE or FILE:SCALE, such as style.safetensors:0.8"
             )

@@ -23,7 +23,7 @@ _NAME = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
 
 
 class PartMetadata(BaseModel):
-    """Of a part of the base.
+    """What a LoRA says of its modules in one part of the base.
 
     Attributes:
         lora_alpha: of every module; none is its rank.
@@ -61,7 +61,7 @@ class PartMetadata(BaseModel):
 
 
 class LoraMetadata(BaseModel):
-    """Of both parts that a LoRA may change."""
+    """What a LoRA says of both parts of the base that it may change."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 

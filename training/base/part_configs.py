@@ -18,7 +18,7 @@ from tav_sdk.words import brief
 
 ADVICE = "download the model again, or convert it again"
 MAX_NUMBER, MAX_TEXT, MAX_ITEMS = 2**31 - 1, 10_000, 100_000
-"""Of what is not known here: the largest number, the longest text, and the most items of a list."""
+"""Bounds of keys that are not known here: the largest number, the longest text, and the most items of a list."""
 MAX_TRANSFORMERS = 128
 """Most transformer layers of a side of the U-Net; Stable Diffusion 1.x has 6."""
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from tav_sdk.bundle.tokenizer_file import Token, TokenId
 from tav_sdk.errors import BaseModelError
 from tav_sdk.reading import read_json, read_text, validated
 from tav_sdk.training.base.part_configs import PartConfig, TokenizerConfig, read_part_config
@@ -26,9 +27,7 @@ SETTINGS: dict[str, type[PartConfig]] = {
 ADVICE = "give the folder 'tokenizer' of any Stable Diffusion model in the diffusers layout"
 MAX_MERGES = 1_000_000
 
-Token = Annotated[str, Field(min_length=1, max_length=1000)]
-Id = Annotated[int, Field(ge=0, lt=2**31)]
-Vocabulary = Annotated[dict[Token, Id], Field(min_length=1, max_length=1_000_000)]
+Vocabulary = Annotated[dict[Token, TokenId], Field(min_length=1, max_length=1_000_000)]
 _LINEAR = r"(?:(?:[^\\|*+?(){}\[\].^$]|\\[|<>])+|(?:\\s|\[\^?(?:\\[sdwSDW]|\\p\{[LN]\}|[^\\\[\]^{}])+\])\+?)"
 """Letters one by one, or one class of letters, once or as often as it goes: there is never a second way to match."""
 _LINEAR_PATTERN = re.compile(rf"{_LINEAR}(?:\|{_LINEAR})*")
@@ -100,7 +99,7 @@ class _Bpe(_Strict):
 
 
 class _AddedToken(_Strict):
-    id: Id
+    id: TokenId
     content: Token
 
 

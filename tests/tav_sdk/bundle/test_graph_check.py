@@ -276,6 +276,57 @@ def test_sizes_that_are_computed_from_constants_are_refused(tmp_path):
     refused(tmp_path, graph(nodes), "its operator Expand takes a size that is computed from constants")
 
 
+@pytest.mark.parametrize("value", [{"value_float": 1e12}, {"value_floats": [1e12]}])
+def test_sizes_that_are_cast_from_floats_are_refused(tmp_path, value):
+    nodes = [
+        helper.make_node("Constant", [], ["a"], **value),
+        helper.make_node("Cast", ["a"], ["s"], to=TensorProto.INT64),
+        helper.make_node("Expand", ["x", "s"], ["y"]),
+    ]
+    refused(tmp_path, graph(nodes), "its operator Expand takes a size that is computed from constants")
+    scale = helper.make_node("Constant", [], ["a"], **value)
+    resize = helper.make_node("Resize", ["x", "", "a"], ["y"])
+    refused(tmp_path, graph([scale, resize]), "its operator Resize makes 1e.12 elements or .*")
+
+
+@pytest.mark.parametrize(
+    ("shape", "factor", "allowed"),
+    [("Mul", 1 << 40, False), ("Add", 1 << 40, False), ("Pow", 2, False), ("Mul", 16, True)],
+)
+def test_sizes_from_shapes_are_held(tmp_path, shape, factor, allowed):
+    nodes = [
+        helper.make_node("Constant", [], ["a"], value_int=factor),
+        helper.make_node("Shape", ["x"], ["axes"]),
+        helper.make_node(shape, ["axes", "a"], ["s"]),
+        helper.make_node("Expand", ["x", "s"], ["y"]),
+    ]
+    if allowed:
+        read_graph(saved(tmp_path, graph(nodes)), "the graph")
+    else:
+        refused(tmp_path, graph(nodes), "its operator Expand takes a size that is not held: .*")
+
+
+def test_sizes_that_grow_by_squares_are_refused(tmp_path):
+    nodes = [helper.make_node("Shape", ["x"], ["s0"])]
+    nodes += [helper.make_node("Mul", [f"s{k}", f"s{k}"], [f"s{k + 1}"]) for k in range(6)]
+    nodes.append(helper.make_node("Expand", ["x", "s6"], ["y"]))
+    refused(tmp_path, graph(nodes), "its operator Expand takes a size that is not held: .*")
+
+
+@pytest.mark.parametrize("name", ["pads", "strides", "dilations", "kernel_shape"])
+@pytest.mark.parametrize("value", [1 << 40, -1])
+def test_windows_that_are_too_large_are_refused(tmp_path, name, value):
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    node.attribute.append(helper.make_attribute(name, [value]))
+    refused(tmp_path, graph([node]), f"its operator Conv has {name} that are not from 0 to 64")
+
+
+def test_operators_of_an_old_version_are_refused(tmp_path):
+    model = graph([helper.make_node("Pad", ["x"], ["y"], pads=[0, 1 << 40])])
+    model.opset_import[0].version = 2
+    refused(tmp_path, model, "its operators are of version 2, expected 18 or newer")
+
+
 def test_sizes_in_another_file_are_refused(tmp_path):
     tensor = TensorProto(name="s", data_type=TensorProto.INT64, dims=[1], data_location=TensorProto.EXTERNAL)
     put(tensor, location="s.bin")

@@ -60,6 +60,8 @@ def realistic_base(tiny_base, tmp_path_factory):
     (folder / "tokenizer" / "vocab.json").write_text(text, encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(merge) for merge in merges), ""]
     (folder / "tokenizer" / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
+    config = folder / "text_encoder" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "vocab_size": len(tokens)}))
     return folder
 
 
@@ -130,6 +132,12 @@ def test_a_prompt_that_is_too_long_warns_of_what_was_cut(tokenizer):
 def test_what_was_cut_is_shown_as_it_was_typed(tokenizer):
     with pytest.warns(PromptTruncatedWarning, match="this was cut: 'C Ä 🎿 end'"):
         tokenizer("B  " * 75 + "C Ä 🎿 end")
+
+
+def test_of_much_that_was_cut_the_beginning_is_shown(tokenizer):
+    with pytest.warns(PromptTruncatedWarning, match=r"this was cut: 'c d d d.*\.\.\.$") as caught:
+        tokenizer("b " * 75 + "c" + " d" * 5000)
+    assert len(str(caught[0].message)) < 300
 
 
 def test_a_cut_within_a_sign_of_several_bytes_shows_the_whole_sign(tokenizer):

@@ -180,7 +180,7 @@ def test_info_on_an_exported_controlnet(tav, exported_controlnet):
     (exported_controlnet / "controlnet.json").write_text("{}")
     result = tav("info", exported_controlnet)
     assert result.exit_code == 2
-    assert "controlnet.json is damaged: " in result.stderr
+    assert "controlnet.json is not valid: " in result.stderr
 
 
 def test_info_on_a_controlnet_of_diffusers(tav):
@@ -346,7 +346,8 @@ def test_a_configuration_of_the_released_code_names_what_it_cannot_honour(tav, s
 def test_a_missing_configuration_file_is_refused(tav, tmp_path):
     result = tav("tune", "--config", tmp_path / "c.yaml")
     assert result.exit_code == 2
-    assert result.stderr == f"error: there is no configuration file {tmp_path / 'c.yaml'}\n"
+    advice = "give a YAML file of keys and values, such as 'learning_rate: 3e-5'"
+    assert result.stderr == f"error: there is no configuration file {tmp_path / 'c.yaml'}; {advice}\n"
 
 
 # --- edit, generate -------------------------------------------------------------------------------------------------

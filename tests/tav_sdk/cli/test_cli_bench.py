@@ -64,7 +64,7 @@ def test_edits_are_measured_stage_by_stage_in_processes_of_their_own(tav, tiny_b
         (("--video", "gone.mp4"), "gone.mp4: there is no such file"),
         (("--video", __file__), "is not a video"),
         (("--steps", 3), "--steps counts the steps of whole edits, which need a clip"),
-        (("--against", "gone.json"), "--against gone.json cannot be read"),
+        (("--against", "gone.json"), "gone.json cannot be read: No such file"),
     ],
 )
 def test_bad_input_is_refused(tav, tiny_bundle, options, message):

@@ -175,7 +175,7 @@ BAD = {
     "blank.csv": ("file,prompt\n00.mp4, \n", "the prompt of 00.mp4 is empty"),
     "missing.csv": ("file,prompt\n07.mp4,x\n", "names '07.mp4', and"),
     "missing.json": ('{"07.mp4": "x"}', "names '07.mp4', and"),
-    "broken.json": ("{", "is not JSON"),
+    "broken.json": ("{", "is not valid JSON"),
     "text.json": ('"x"', 'expected {"FILE": "PROMPT", ...} or [{"file": ..., "prompt": ...}, ...]'),
     "key.json": ('[{"file": "00.mp4", "prompt": "x", "promt": "y"}]', "unknown key 'promt'"),
     "number.json": ('{"00.mp4": 3}', "expected texts for file and prompt, got"),
@@ -207,7 +207,7 @@ def test_no_prompt_file(refused, edits, work):
 
 def test_a_prompt_file_that_is_no_text(refused, edits, work):
     (work / "p.csv").write_bytes(b"\xff\xfe\x00")
-    refused("cannot be read as text", edits, "--prompts", work / "p.csv")
+    refused("is not text in UTF-8", edits, "--prompts", work / "p.csv")
 
 
 def test_a_video_that_cannot_be_read(refused, edits):
@@ -248,7 +248,7 @@ def test_a_reconstruction_without_a_source(refused, edits):
     ("content", "text"),
     [
         ("[[1, 2, 3]]", "p.json: expected a list of [x, y], one for each frame"),
-        ("{", "is not JSON"),
+        ("{", "is not valid JSON"),
         ("[[0.1, 0.2]]", "the video has 8 frames, the list of positions 1"),
         (None, "there is no file of positions"),
     ],

@@ -137,6 +137,11 @@ def test_guidance_that_is_no_number_is_refused(pipeline, scale):
         pipeline.generate("a man", guidance_scale=scale)
 
 
+def test_a_callback_that_is_no_function_is_refused(pipeline, clip):
+    with pytest.raises(InputError, match="callback must be a function of a StepProgress, got int"):
+        pipeline.invert(clip, callback=5)
+
+
 def test_an_array_instead_of_a_clip_is_refused(pipeline, clip):
     with pytest.raises(InputError, match=r"clip must be a tav_sdk.Video, got ndarray; wrap frames: Video\("):
         pipeline.invert(clip.frames)

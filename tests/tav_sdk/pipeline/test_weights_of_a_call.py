@@ -7,6 +7,7 @@ import pytest
 
 import tav_sdk
 from tav_sdk import edits
+from tav_sdk.bundle.tokenizer import Tokenizer
 from tav_sdk.request import EditRequest, InvertOptions, SampleOptions
 
 
@@ -122,3 +123,14 @@ def test_an_edit_leaves_the_pipelines_scale_as_it_is(pipeline, clip_path, tmp_pa
     )
     edits.make(request, pipeline, tmp_path / "out", video=clip_path)
     assert pipeline.adapter_scale == 1
+
+
+@both
+def test_other_weights_read_nothing_of_the_base_again(pipeline, change, monkeypatch):
+    def read_again(*_):
+        raise AssertionError("the tokenizer is the base's")
+
+    before = pipeline.encode_prompt("a man")
+    monkeypatch.setattr(Tokenizer, "from_folder", read_again)
+    change(pipeline)
+    np.testing.assert_array_equal(pipeline.encode_prompt("a man"), before)

@@ -129,6 +129,12 @@ CASES: dict[str, Case] = {
         ["--guidance-scale", "nan"],
         "--guidance-scale must be a finite number, got nan",
     ),
+    "guidance beyond all sense": (
+        lambda _: SampleOptions(guidance_scale=1e308),
+        "guidance_scale must be from -1e+06 to 1e+06, got 1e+308",
+        ["--guidance-scale", "1e308"],
+        "--guidance-scale must be from -1e+06 to 1e+06, got 1e+308",
+    ),
     "a negative prompt": (
         lambda _: edit(
             invert=InvertOptions(correction="negative-prompt"), sample=SampleOptions(negative_prompt="snow")

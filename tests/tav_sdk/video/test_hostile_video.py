@@ -166,3 +166,8 @@ def test_equal_frames_give_equal_files(tmp_path: Path) -> None:
         writer.write(frames)
     assert files == {(tmp_path / "b.mp4").read_bytes()}
     assert b" mbtree=0 " in files.pop()
+
+
+def test_frames_are_not_scaled_beyond_what_is_held(clip_path):
+    with pytest.raises(VideoError, match=r"1 frames of 1000000000x1000000000 pixels .* are more than the 4 GiB"):
+        read_video(clip_path, num_frames=None, size=(10**9, 10**9))

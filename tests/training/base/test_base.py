@@ -101,12 +101,15 @@ def test_a_tiny_base_replaces_nothing_unasked(tiny_base):
 @pytest.mark.parametrize("content", ["{}", "[]", '{"a": 0}', '{"a": "x"}'])
 def test_a_vocabulary_that_is_none_is_refused(base_copy, content):
     (base_copy / "tokenizer" / "vocab.json").write_text(content)
-    with pytest.raises(BaseModelError, match=r"the tokenizer of the base model .* cannot be read: "):
+    with pytest.raises(BaseModelError, match=r"tokenizer.* (is not valid|cannot be read): "):
         PretrainedBase(base_copy).load_tokenizer()
 
 
 def test_an_empty_vocabulary_is_refused(base_copy):
     (base_copy / "tokenizer" / "vocab.json").write_text("{}")
     (base_copy / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
-    with pytest.raises((BaseModelError, BundleError), match=r"the tokenizer.* (cannot be read|is not valid): "):
+    with pytest.raises(
+        (BaseModelError, BundleError),
+        match=r"tokenizer/vocab.json is not valid: vocabulary: Dictionary should have at least 1 item",
+    ):
         PretrainedBase(base_copy).load_tokenizer()

@@ -358,3 +358,11 @@ def test_a_resumed_run_needs_the_same_loras(family, make_lora, clip_path, tmp_pa
         tune(config, callback=stop)
     with pytest.raises(ConfigError, match=r"cannot be resumed with other settings: base hash"):
         tune(config.replace(loras=(f"{lora}:0.5",)), resume=True)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"])
+def test_a_name_that_the_system_cannot_have_is_no_file(name):
+    with pytest.raises(BaseModelError, match="there is no LoRA file"):
+        LoraFile.parse(f"x:{name}").check()
+    with pytest.raises(ConfigError, match="the scale of a LoRA must be a number from"):
+        LoraFile.parse(f"x:{'9' * 5000}")

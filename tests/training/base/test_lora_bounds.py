@@ -36,7 +36,7 @@ def test_a_layer_takes_its_factors(tmp_path: Path) -> None:
     [
         ({DOWN: torch.ones(())}, r"is damaged: unet\.a\.lora_A\.weight has the shape \(\), expected a factor"),
         ({UP: torch.ones(4)}, r"is damaged: unet\.a\.lora_B\.weight has the shape \(4,\), expected a factor"),
-        ({DOWN: torch.ones(0, 4), UP: torch.ones(4, 0)}, r"has the shape \(0, 4\), expected a factor"),
+        ({DOWN: torch.ones(0, 4), UP: torch.ones(4, 0)}, r"has the shape \((0, 4|4, 0)\), expected a factor"),
         ({DOWN: torch.full((2, 4), 1e30), UP: torch.full((4, 2), 1e30)}, r"makes unet\.a infinite: .* give a smaller"),
         ({DOWN: torch.full((2, 4), float("nan"))}, r"has values that are not finite: unet\.a\.lora_A\.weight"),
         ({DOWN: torch.ones(3, 4)}, r"expected factors of a weight \(4, 4\), got \(4, 2\) and \(3, 4\)"),

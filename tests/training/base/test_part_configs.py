@@ -66,7 +66,7 @@ ALL: dict[str, type[PartConfig]] = {
         ("unet", {"time_embedding_dim": 10**6}, "time_embedding_dim: Input should be less than or equal to 16384"),
         ("unet", {"sample_size": 10**9}, "sample_size.*less than or equal to 4096"),
         ("unet", {"sample_size": [64]}, "sample_size: Input should be a valid integer"),
-        ("unet", {"of_tomorrow": 10**400}, "a number is 10+\\.\\.\\., expected at most 2147483647"),
+        ("unet", {"of_tomorrow": 10**400}, "a number is a number of about 400 digits, expected at most 2147483647"),
         ("unet", {"of_tomorrow": [[float("inf")]]}, "a number is inf, expected at most 2147483647"),
         ("unet", {"of_tomorrow": "x" * 20_000}, "a text has 20000 characters, expected at most 10000"),
         ("unet", {"of_tomorrow": [0] * 100_001}, "a list has 100001 items, expected at most 100000"),
