@@ -79,7 +79,7 @@ class Tokenizer:
     def __call__(self, prompts: str | Sequence[str]) -> np.ndarray:
         """Token ids of one or several prompts, ``(b, model_max_length) int64``, start and end token included.
 
-        A prompt that is too long is cut, with a :class:`PromptTruncatedWarning` that shows what was lost, or its beginning.
+        A prompt that is too long is cut, with a :class:`PromptTruncatedWarning` that shows the beginning of the rest.
 
         Raises:
             PromptError: there is no prompt, or one is not a string.
