@@ -14,6 +14,9 @@ OPTIONS = {
     "file_format": "--format",
     "clip": "--video",
     "path": "the path",
+    "base_url": "--server",
+    "token": "the token",
+    "job": "JOB",
 }
 """What a field of a request is called on the command line, where that is not its own name."""
 

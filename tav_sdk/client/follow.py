@@ -38,14 +38,18 @@ def follow(
     yield now
     if now.ended:
         return
-    first = (now.attempts, now.progress, now.step)
+    begins, caught_up = _place(now), False
     try:
         for event in events(connection, f"{path_of(job_id)}/events", after=None, known=True):
-            if event is not None and (event.job.ended or _place(event.job) >= first[:2]):  # not what is over
-                if (event.job.attempts, event.job.progress, event.job.step) != first:
-                    yield event.job
-                if event.job.ended:
-                    return
+            if event is not None and event.job.ended:
+                yield event.job
+                return
+            if event is not None:
+                # The stream begins with the job's first event: what was over before is left out.
+                caught_up = caught_up or _place(event.job) >= begins
+                if caught_up and event.job != now:
+                    now = event.job
+                    yield now
             _check_time(end, job_id, timeout)
     except NoStreamError:
         yield from _asking(connection, job_id, end, timeout)
