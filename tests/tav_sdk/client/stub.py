@@ -47,7 +47,7 @@ def stream(*parts: Any) -> httpx2.Response:
 
 
 class Stub:
-    """What came, and what is answered: each answer once, in order; an exception is raised; a function is called."""
+    """What came, and what is answered: each answer once, in order; an exception is raised."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
@@ -61,7 +61,7 @@ class Stub:
         given = self.answers.pop(0)
         if isinstance(given, Exception):
             raise given
-        return given(request) if callable(given) and not isinstance(given, httpx2.Response) else given
+        return given
 
     def client(self, url: str = "http://stub", token: str | None = None, **options: Any) -> Client:
         """A client whose pauses take no time."""

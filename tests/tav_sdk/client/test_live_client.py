@@ -65,4 +65,4 @@ def test_the_commands(tav, live, tmp_path):
     assert (result.exit_code, "is there already" in result.stderr) == (2, True)
     result = tav("submit", *prompt, "--guidance-scale", 90, *server)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == "error: guidance_scale must be a number from 0 to 20, got 90.0\n"
+    assert result.stderr == "error: guidance_scale must be a number from 0 to 20, got 90\n"
