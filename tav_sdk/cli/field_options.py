@@ -27,6 +27,9 @@ OPTIONS = {
             "keep_alive",
         )
     },
+    "base_url": "--server",
+    "token": "the token",
+    "job": "JOB",
 }
 """What a field of a request is called on the command line, where that is not its own name."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -128,8 +129,9 @@ def serving(bundles: Path, state: Path, *options: str, token: str | None = None)
             assert process.poll() is None, f"the server ended: {lines}"
         server = LiveServer(address[0], process, state, bundles, lines, token)
         for _ in range(600):
-            if server.ask("GET", "/readyz").status == 200:
-                break
+            with contextlib.suppress(urllib.error.URLError):  # it says its address just before it listens
+                if server.ask("GET", "/readyz").status == 200:
+                    break
             time.sleep(0.1)
         yield server
     finally:
