@@ -57,7 +57,8 @@ class WorkerProcess:
         finally:
             os.close(commands_read)
             os.close(words_write)
-        self._commands = commands_write
+        self._commands: int | None = commands_write
+        self._closing = threading.Lock()  # a number that is closed soon names another file
         threading.Thread(target=self._listen, args=(words_read,), daemon=True).start()
 
     @property
@@ -67,8 +68,9 @@ class WorkerProcess:
 
     def send(self, command: Command) -> None:
         """Tell it something; nothing happens if it has ended, which ``ended`` says."""
-        with contextlib.suppress(OSError):
-            os.write(self._commands, line_of(command))
+        with self._closing, contextlib.suppress(OSError):
+            if self._commands is not None:
+                os.write(self._commands, line_of(command))
 
     def kill(self) -> None:
         """End it at once."""
@@ -87,8 +89,10 @@ class WorkerProcess:
                     break
                 self._call(self._heard, word)
         status = self._process.wait()
-        with contextlib.suppress(OSError):
-            os.close(self._commands)
+        with self._closing:
+            commands, self._commands = self._commands, None
+        if commands is not None:
+            os.close(commands)
         self._call(self._ended, status)
 
     def _call(self, called: Callable[..., None], value: object) -> None:
