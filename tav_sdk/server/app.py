@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable
@@ -29,8 +28,9 @@ from tav_sdk.server.service import Created, Service
 from tav_sdk.server.store import StorageFullError
 from tav_sdk.server.videos import SHEET, SPRITESHEET, THUMBNAIL, VIDEO
 from tav_sdk.server.views import event_view, page
+from tav_sdk.words import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 PAGE = Path(__file__).with_name("page")
 POLL_LEAST_MS, POLL_MOST_MS = 250, 5000

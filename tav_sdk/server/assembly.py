@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -27,8 +26,9 @@ from tav_sdk.server.state import State
 from tav_sdk.server.store import JobStore
 from tav_sdk.server.uploads import Uploads
 from tav_sdk.server.views import view
+from tav_sdk.words import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 SWEEP_S = 600.0
 LOOK_S = 4.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import re
 import shutil
@@ -27,8 +26,9 @@ from tav_sdk.server.fields import MODEL_ID, shown
 from tav_sdk.server.jobs import new_id
 from tav_sdk.server.problems import ProblemError
 from tav_sdk.server.settings import ServerSettings
+from tav_sdk.words import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 RESCAN_S = 4.0
 """Shortest time between two looks at the folders, so that a new bundle is there within 5 s."""

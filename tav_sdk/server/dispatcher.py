@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -28,8 +27,9 @@ from tav_sdk.server.protocol import (
 )
 from tav_sdk.server.settings import ServerSettings
 from tav_sdk.server.store import JobStore, StorageFullError
+from tav_sdk.words import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 FIRST_RESTART_S = 0.1
 LONGEST_RESTART_S = 30.0

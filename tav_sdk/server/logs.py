@@ -10,8 +10,9 @@ import time
 from contextvars import ContextVar
 
 from tav_sdk.server.jobs import Event
+from tav_sdk.words import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Of the request that is being answered."""
@@ -86,7 +87,7 @@ def set_up_logs(form: str, *, level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     for name, least in (("tav_sdk", level), ("uvicorn", logging.WARNING)):
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.setLevel(least)
-        logger.propagate = False
+        found = logging.getLogger(name)
+        found.handlers[:] = [handler]
+        found.setLevel(least)
+        found.propagate = False

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -19,8 +18,9 @@ from typing import Any
 from tav_sdk.bundle.layout import GRAPHS
 from tav_sdk.bundle.manifest import Manifest
 from tav_sdk.server.problems import ProblemError
+from tav_sdk.words import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 PLAN_S = 60.0
 """Longest time of a plan, in seconds; a tuning that cannot be planned is not refused."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-import logging
 import os
 import signal
 import socket
@@ -27,8 +26,9 @@ from tav_sdk.server.settings import ServerSettings
 from tav_sdk.server.state import State
 from tav_sdk.server.telemetry import telemetry
 from tav_sdk.server.worker_process import WorkerProcess
+from tav_sdk.words import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 Started = Callable[[str, Sequence[Mapping[str, Any]], bool], None]
 MAX_HEAD_BYTES = 64 << 10

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from importlib import import_module
@@ -11,8 +10,9 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tav_sdk.server.jobs import Event
+from tav_sdk.words import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """Environment variable: where spans are sent; without it there are none."""

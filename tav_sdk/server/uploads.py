@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import re
 import subprocess
@@ -17,8 +16,9 @@ from pathlib import Path
 from tav_sdk.server.forms import Upload, storage_problem
 from tav_sdk.server.probe import WALL_S
 from tav_sdk.server.problems import ProblemError
+from tav_sdk.words import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 MAX_PROBES = 2
 """How many clips are looked at at once."""

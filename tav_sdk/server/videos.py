@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import resource
 import time
@@ -24,8 +23,9 @@ from tav_sdk.request import EditRequest
 from tav_sdk.server.protocol import Previewed, Progressed, Run, Swapped, Word
 from tav_sdk.server.video_request import request_of
 from tav_sdk.video.clip import read_video
+from tav_sdk.words import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 VIDEO = "video.mp4"
 THUMBNAIL = "thumbnail.webp"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import logging
 import os
 import queue
 import shutil
@@ -33,8 +32,9 @@ from tav_sdk.errors import (
 from tav_sdk.server.jobs import FailureCode
 from tav_sdk.server.logs import set_up_logs
 from tav_sdk.server.protocol import Cancel, Completed, Failed, Ready, Run, Word, command_of, send
+from tav_sdk.words import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _MESSAGES: dict[FailureCode, str] = {
     "cancelled": "the job was cancelled",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import subprocess
 import sys
@@ -12,8 +11,9 @@ import threading
 from collections.abc import Callable
 
 from tav_sdk.server.protocol import Command, Word, line_of, word_of
+from tav_sdk.words import logger
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 class WorkerProcess:

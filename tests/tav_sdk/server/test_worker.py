@@ -201,8 +201,8 @@ def test_a_tuning_makes_a_model_and_ends_the_worker(tiny_base, clip_path, tmp_pa
                     "base": str(tiny_base),
                     "prompt": "a red square",
                     "num_frames": 4,
-                    "width": 32,
-                    "height": 32,
+                    "width": 64,  # as the bundle's, onto whose graphs it is exported
+                    "height": 64,
                     "num_train_steps": 4,
                 },
                 bundle=str(tiny_bundle),
