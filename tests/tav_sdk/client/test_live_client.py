@@ -17,7 +17,9 @@ def client(live):
 
 def test_from_the_prompt_to_the_file_and_a_remix(client, live, clip_path, tmp_path):
     assert {model.id for model in client.models()} == {"skiing", "bare"}
-    made = client.create("a blue circle", clip_path, "skiing", num_inference_steps=60, adapter_scale=0.5)  # a stage of 0.1 s may go unsaid
+    made = client.create(
+        "a blue circle", clip_path, "skiing", num_inference_steps=60, adapter_scale=0.5
+    )  # a stage of 0.1 s may go unsaid
     states: list[Video] = []
     done = client.wait(made, states.append)
     assert (done.id, done.status, done.progress, done.error) == (made.id, "completed", 100, None)
