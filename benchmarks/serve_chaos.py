@@ -12,7 +12,13 @@ round of jobs it is checked that
 - nothing is left of attempts that were cut off;
 - workers of a killed server ended within 10 s, and a stopped server's exit status was 0.
 
-A full disk is not tried here. The order of blows is that of ``--seed``; their moments are the machine's as well.
+``--small-disk DIR`` names a folder on a file system of its own with 128 MB or a little more. There the jobs run once more
+while the disk is filled. A new job must be refused with 507, and what fails must fail with ``storage_full``.
+When there is room again, the others must complete, and those that failed, sent again, must have the right bytes.
+
+    mkdir small && sudo mount -t tmpfs -o size=160m tmpfs small
+
+The order of blows is that of ``--seed``; their moments are the machine's as well.
 ``--size pocket --kills 50`` takes about 20 minutes on two quiet cores, ``--size tiny --kills 4 --jobs 4`` two.
 """
 
@@ -148,6 +154,54 @@ def checked(server: Served, ids: list[str], wanted: list[str]) -> Found:
     }
 
 
+def fill(folder: Path) -> Path:
+    """Write a file until the disk is full; the file."""
+    path = folder / "filler"
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+    return path
+
+
+def on_a_full_disk(bundles: Path, bodies: list[Found], wanted: list[str], options: argparse.Namespace) -> Found:
+    """The same jobs, while the disk of the state fills up and gets room again."""
+    state = options.small_disk / "state"
+    shutil.rmtree(state, ignore_errors=True)
+    with Served(bundles, state, "--workers", str(options.workers)) as server:
+        ids = asyncio.run(submitted(server.port, bodies, "full"))
+        found: Found = {"jobs": len(ids), "times_full": 0, "refused": [], "healthy": 0}
+        while found["times_full"] < options.times_full:
+            time.sleep(options.pause / 2)  # some jobs end in between
+            filler = fill(options.small_disk)
+            try:
+                for _ in range(4):
+                    time.sleep(options.pause / 4)
+                    answer = asyncio.run(ask_once(server.port, "POST", "/v1/videos", bodies[0]))
+                    found["refused"].append([answer.status, answer.json.get("error", {}).get("code")])
+                    found["healthy"] += asyncio.run(ask_once(server.port, "GET", "/healthz")).status == 200
+            finally:
+                filler.unlink()
+            found["times_full"] += 1
+        jobs = asyncio.run(until_ended(server.port, ids))
+        failed = [index for index, job in enumerate(jobs) if job["status"] != "completed"]
+        codes = sorted({str(jobs[index]["error"]["code"]) for index in failed})
+        again = asyncio.run(submitted(server.port, [bodies[index] for index in failed], "again"))
+        asyncio.run(until_ended(server.port, again))
+        last = list(ids)
+        for index, job in zip(failed, again, strict=True):
+            last[index] = job
+        videos = asyncio.run(contents(server.port, last))
+        different = sum(one != other for one, other in zip(videos, wanted, strict=True))
+        left = sorted(path.name for path in (state / "work").iterdir())
+    found |= {"failed": len(failed), "codes": codes, "different_bytes": different, "left_behind": left}
+    refused_alike = all(one == [507, "storage_full"] for one in found["refused"])
+    asked = 4 * found["times_full"]
+    ok = refused_alike and found["healthy"] == asked and codes in ([], ["storage_full"]) and not different and not left
+    return found | {"ok": ok}
+
+
 def run(options: argparse.Namespace) -> Found:
     """Undisturbed, then disturbed."""
     rng = random.Random(options.seed)
@@ -185,7 +239,7 @@ def run(options: argparse.Namespace) -> Found:
             said(f"round {len(rounds)}, {blows}: {rounds[-1]}")
             if rounds[-1].get("jobs_in_store") != len(all_ids):
                 rounds[-1]["lost_or_doubled"] = True
-    return {
+    result = {
         "benchmark": "serve_chaos",
         "size": options.size,
         "jobs": len(all_ids),
@@ -194,8 +248,13 @@ def run(options: argparse.Namespace) -> Found:
         "workers_gone_s_at_most": round(longest, 2),
         "undisturbed_s": round(calm_s, 1),
         "disturbed_s": round(time.monotonic() - began, 1),
-        "ok": bool(rounds) and all(is_whole(one) for one in rounds),
+        "ok": all(is_whole(one) for one in rounds),
     }
+    if options.small_disk is not None:
+        said("a full disk")
+        result["full_disk"] = on_a_full_disk(bundles, bodies, wanted, options)
+        result["ok"] = result["ok"] and result["full_disk"]["ok"]
+    return result
 
 
 def is_whole(found: Found) -> bool:
@@ -210,14 +269,20 @@ def rows_of(result: Found) -> list[tuple[str, str]]:
         name: sum(one.get(name, 0) for one in result["rounds"])
         for name in ("attempts", "not_one_end", "gaps", "different_bytes")
     }
-    return [
+    rows = [
         ("kill -9 of a worker, of the server; SIGTERM", ", ".join(map(str, result["blows"].values()))),
         ("jobs; attempts", f"{result['jobs']}; {total['attempts']}"),
         ("jobs failed", str(sum(len(one.get("failed", ())) for one in result["rounds"]))),
         ("jobs without exactly one end", str(total["not_one_end"])),
         ("videos with other bytes", str(total["different_bytes"])),
-        ("all as it must be", "yes" if result["ok"] else "NO"),
     ]
+    if full := result.get("full_disk"):
+        rows.append(("full disk: times; jobs; failed with storage_full, made again", _counts(full)))
+    return [*rows, ("all as it must be", "yes" if result["ok"] else "NO")]
+
+
+def _counts(full: Found) -> str:
+    return f"{full['times_full']}; {full['jobs']}; {full['failed']}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -233,6 +298,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="of the server (default: 1)")
     parser.add_argument("--pause", type=float, default=8.0, help="longest pause between blows, in s (default: 8)")
     parser.add_argument("--drain", type=float, default=1.0, help="of a stop, in s (default: 1)")
+    parser.add_argument("--small-disk", type=Path, metavar="DIR", help="also fill the small file system of this folder")
+    parser.add_argument("--times-full", type=int, default=3, help="how often it is filled (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the blows (default: 0)")
     parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
     options = parser.parse_args(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -36,7 +37,6 @@ def tune_job(run: Run, say: Callable[[Word], None], is_cancelled: Callable[[], b
 
     out, params = Path(run.out), run.params
     runs = out.with_name(f"{run.job}.run")
-    losses: list[tuple[int, float]] = []
     seconds: dict[str, float] = {}
     last = time.monotonic()
 
@@ -45,8 +45,6 @@ def tune_job(run: Run, say: Callable[[Word], None], is_cancelled: Callable[[], b
         now = time.monotonic()
         took, last = now - last, now
         seconds[step.stage] = round(seconds.get(step.stage, 0.0) + took, 4)
-        if step.loss is not None:
-            losses.append((step.step, step.loss))
         share = step.step / max(1, step.total)
         tuning = step.stage in ("encode", "tune")
         progress = TUNED_PERCENT * share * (step.stage == "tune") if tuning else TUNED_PERCENT + 9 * share
@@ -76,6 +74,7 @@ def tune_job(run: Run, say: Callable[[Word], None], is_cancelled: Callable[[], b
         config = config.replace(inflation=InflationOptions(preset="original"))
     config = config.replace(checkpointing_steps=max(1, config.num_train_steps // SNAPSHOTS))
     tuned = tune(config, callback=seen, resume=True)
+    losses = _losses(tuned.folder)  # of former attempts as well
     precision = params.get("precision") or "fp32"
     exported = False
     if run.bundle is not None:
@@ -87,10 +86,22 @@ def tune_job(run: Run, say: Callable[[Word], None], is_cancelled: Callable[[], b
     if not exported:
         export_bundle(tuned, out, ExportOptions(precision=precision), callback=seen)
     result = {
-        "loss": losses[-1][1] if losses else None,
-        "snapshots": [{"step": step, "loss": loss} for step, loss in losses if step % config.checkpointing_steps == 0],
+        "loss": losses[max(losses)] if losses else None,
+        "snapshots": [
+            {"step": step, "loss": loss}
+            for step, loss in sorted(losses.items())
+            if step % config.checkpointing_steps == 0
+        ],
         "stage_durations": seconds,
         "tuned_sha256": sha256_of(tuned.tuned_path),
     }
     shutil.rmtree(runs, ignore_errors=True)
     return result
+
+
+def _losses(run: Path) -> dict[int, float]:
+    """The loss of each step of a run."""
+    from tav_sdk.training.run_folder import LOG
+
+    lines = (json.loads(line) for line in (run / LOG).read_text(encoding="utf-8").splitlines())
+    return {line["step"]: line["loss"] for line in lines}

@@ -15,6 +15,7 @@ from PIL import Image
 
 import tav_sdk
 from tav_sdk import edits
+from tav_sdk.files import sha256_of
 from tav_sdk.server.protocol import Cancel, Completed, Failed, Previewed, Progressed, Ready, Run, line_of, word_of
 from tav_sdk.server.video_request import request_of
 
@@ -48,12 +49,19 @@ class Process:
         raise AssertionError(f"the worker ended; it said {heard}")
 
 
+KEEPS_OFTEN = (
+    "import runpy, tav_sdk.pipeline.resume as r; r.SECONDS = 0.05;"
+    "runpy.run_module('tav_sdk.server.worker', run_name='__main__')"
+)
+"""A worker that keeps latents twenty times a second, not every ten seconds."""
+
+
 @contextmanager
-def a_worker(max_bases=1):
+def a_worker(max_bases=1, *, program=("-m", "tav_sdk.server.worker")):
     commands, commands_write = os.pipe()
     words_read, words = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tav_sdk.server.worker", str(commands), str(words), "onnxruntime-cpu", str(max_bases)],
+        [sys.executable, *program, str(commands), str(words), "onnxruntime-cpu", str(max_bases)],
         pass_fds=(commands, words),
     )
     os.close(commands)
@@ -189,34 +197,74 @@ def test_a_worker_leaves_ctrl_c_and_sigterm_to_its_server():
         assert one.process.poll() is None
 
 
-def test_a_tuning_makes_a_model_and_ends_the_worker(tiny_base, clip_path, tmp_path, tiny_bundle):
-    with a_worker() as one:
-        assert isinstance(one.hear(), Ready)
-        one.send(
-            Run(
-                job="tun_1",
-                fence=1,
-                kind="tuning",
-                params={
-                    "base": str(tiny_base),
-                    "prompt": "a red square",
-                    "num_frames": 4,
-                    "width": 64,  # as the bundle's, onto whose graphs it is exported
-                    "height": 64,
-                    "num_train_steps": 4,
-                },
-                bundle=str(tiny_bundle),
-                source=str(clip_path),
-                out=str(tmp_path / "tun_1.1"),
-            )
-        )
+def test_a_long_edit_goes_on_where_the_worker_died(tiny_bundle, clip_path, tmp_path, monkeypatch):
+    steps = {"num_frames": 10, "num_inference_steps": 30}
+    more = {"extra_params": {"num_inversion_steps": 30, "start": 0, "stride": 1}}
+    bytes_of = {}
+    for name in ("whole", "killed"):
+        monkeypatch.setenv("TAV_CACHE", str(tmp_path / f"cache-{name}"))
+        with a_worker(program=("-c", KEEPS_OFTEN)) as one:
+            one.send(run(tiny_bundle, tmp_path / name, source=clip_path, **steps, **more))
+            while name == "killed":
+                word = one.hear()
+                if isinstance(word, Progressed) and (word.stage, word.step) == ("sampling", 20):
+                    one.process.kill()
+                    break
+            else:
+                assert isinstance(one.until(Completed, Failed)[-1], Completed)
+                bytes_of[name] = (tmp_path / name / "video.mp4").read_bytes()
+    with a_worker(program=("-c", KEEPS_OFTEN)) as one:
+        one.send(run(tiny_bundle, tmp_path / "again", source=clip_path, fence=2, **steps, **more))
         heard = one.until(Completed, Failed)
-        assert isinstance(heard[-1], Completed), heard[-1]
-        assert one.process.wait(20) == 0
-    losses = [word.loss for word in heard if isinstance(word, Progressed) and word.stage == "tune"]
-    assert len(losses) == 4
-    assert heard[-1].result["loss"] == losses[-1]
-    assert [snapshot["step"] for snapshot in heard[-1].result["snapshots"]] == [1, 2, 3, 4]
+    assert isinstance(heard[-1], Completed), heard[-1]
+    first = next(word for word in heard if isinstance(word, Progressed) and word.stage == "sampling")
+    assert first.step > 1
+    assert not any(isinstance(word, Progressed) and word.stage == "inversion" and word.step_s for word in heard)
+    assert (tmp_path / "again" / "video.mp4").read_bytes() == bytes_of["whole"]
+
+
+def test_a_tuning_goes_on_where_the_worker_died_makes_a_model_and_ends_the_worker(
+    tiny_base, clip_path, tmp_path, tiny_bundle
+):
+    from tav_sdk.training import TuneConfig, tune
+
+    size = {"num_frames": 4, "width": 64, "height": 64}  # as the bundle's, onto whose graphs it is exported
+    params = {"base": str(tiny_base), "prompt": "a red square", "num_train_steps": 4, **size}
+    heard = []
+    for fence in (1, 2):
+        out = tmp_path / f"tun_1.{fence}"
+        with a_worker() as one:
+            one.send(
+                Run(
+                    job="tun_1",
+                    fence=fence,
+                    kind="tuning",
+                    params=params,
+                    bundle=str(tiny_bundle),
+                    source=str(clip_path),
+                    out=str(out),
+                )
+            )
+            while fence == 1:
+                word = one.hear()
+                if isinstance(word, Progressed) and word.stage == "tune" and word.step == 3:
+                    one.process.kill()
+                    break
+            else:
+                heard = one.until(Completed, Failed)
+                assert isinstance(heard[-1], Completed), heard[-1]
+                assert one.process.wait(20) == 0
+    steps = [word.step for word in heard if isinstance(word, Progressed) and word.stage == "tune"]
+    assert steps[-1] == 4
+    assert steps[0] > 1
+    result = heard[-1].result
+    assert [snapshot["step"] for snapshot in result["snapshots"]] == [1, 2, 3, 4]
+    assert result["snapshots"][-1]["loss"] == result["loss"] > 0
     assert not (tmp_path / "tun_1.run").exists()
-    with tav_sdk.load(tmp_path / "tun_1.1") as pipeline:
+    config = TuneConfig(
+        base=str(tiny_base), video=str(clip_path), prompt="a red square", out=str(tmp_path / "whole"), **size
+    )
+    whole = tune(config.replace(num_train_steps=4, checkpointing_steps=1))
+    assert result["tuned_sha256"] == sha256_of(whole.tuned_path)
+    with tav_sdk.load(out) as pipeline:
         assert pipeline.manifest.prompt == "a red square"
