@@ -12,7 +12,7 @@ round of jobs it is checked that
 - nothing is left of attempts that were cut off;
 - workers of a killed server ended within 10 s, and a stopped server's exit status was 0.
 
-``--small-disk DIR`` names a folder on a file system of its own with 128 MB or a little more. There the jobs run once more
+``--small-disk DIR`` names a folder on a file system of its own of 128 MB or a little more. There the jobs run again
 while the disk is filled. A new job must be refused with 507, and what fails must fail with ``storage_full``.
 When there is room again, the others must complete, and those that failed, sent again, must have the right bytes.
 

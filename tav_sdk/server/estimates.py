@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tav_sdk.server.jobs import Job
+from tav_sdk.server.jobs import TUNING_STEPS, Job, Work
 from tav_sdk.server.protocol import Progressed
 from tav_sdk.server.store import JobStore
 
@@ -31,21 +31,35 @@ class Estimates:
 
     def seconds(self, job: Job, store: JobStore) -> float | None:
         """Seconds until a job's end: with the jobs before it; ``None``: no step was measured yet."""
-        own = self._of(job, done=job.progress / 100)
-        if own is None or job.status != "queued":
-            return own
-        before = [other for other in store.waiting() if other.n < job.n] + store.running()
-        known = [seconds for other in before if (seconds := self._of(other, done=other.progress / 100)) is not None]
-        return own + sum(known) / self._num_workers
+        own = self._of(work_of(job))
+        if own is None:
+            return None
+        if job.status != "queued":
+            return own * (1 - job.progress / 100)
+        waiting = [self._of(work) for work in store.work_before(job)]
+        running = [(self._of(work_of(other)), 1 - other.progress / 100) for other in store.running()]
+        known = sum(seconds for seconds in waiting if seconds is not None)
+        known += sum(seconds * left for seconds, left in running if seconds is not None)
+        return own + known / self._num_workers
 
-    def _of(self, job: Job, *, done: float) -> float | None:
-        p = job.params
-        if job.kind == "tuning":
+    def _of(self, work: Work) -> float | None:
+        if work.kind == "tuning":
             step = self._step_s.get(("", "tune"))
-            return None if step is None else step * (p.get("num_train_steps") or 300) * (1 - done)
-        sampling = self._step_s.get((job.model, "sampling"))
+            return None if step is None else step * work.train
+        sampling = self._step_s.get((work.model, "sampling"))
         if sampling is None:
             return None
-        inversion = self._step_s.get((job.model, "inversion"), sampling / 2)
-        count = (p.get("extra_params") or {}).get("num_inversion_steps") or 0
-        return (inversion * count + sampling * (p.get("num_inference_steps") or 0)) * (1 - done)
+        inversion = self._step_s.get((work.model, "inversion"), sampling / 2)
+        return inversion * work.inversion + sampling * work.sampling
+
+
+def work_of(job: Job) -> Work:
+    """All steps of one job."""
+    more = job.params.get("extra_params") or {}
+    return Work(
+        kind=job.kind,
+        model=job.model,
+        inversion=more.get("num_inversion_steps") or 0,
+        sampling=job.params.get("num_inference_steps") or 0,
+        train=job.params.get("num_train_steps") or TUNING_STEPS,
+    )

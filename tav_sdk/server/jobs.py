@@ -124,3 +124,26 @@ class Event:
 def new_id(kind: Kind) -> str:
     """An id that nobody can guess."""
     return PREFIX[kind] + secrets.token_hex(16)
+
+
+TUNING_STEPS = 300
+"""Steps of a tuning that does not say how many: the paper's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Steps that waiting jobs of one kind and model have before them, all together.
+
+    Attributes:
+        kind: of the jobs.
+        model: likewise.
+        inversion: steps of inversion.
+        sampling: steps of sampling.
+        train: steps of tuning.
+    """
+
+    kind: Kind
+    model: str
+    inversion: int
+    sampling: int
+    train: int

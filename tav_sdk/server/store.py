@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tav_sdk.errors import TavError
-from tav_sdk.server.jobs import Event, Failure, Job, Kind, Requeued, new_id
+from tav_sdk.server.jobs import TUNING_STEPS, Event, Failure, Job, Kind, Requeued, Work, new_id
 
 MAX_OVERTAKEN = 8
 """How often a job may be overtaken by later ones of the model that a worker has loaded."""
@@ -244,6 +244,28 @@ class JobStore:
                 "select count(*) from job where status = 'queued' and n < ?", (job.n,)
             ).fetchone()
             return int(count)
+
+    def work_before(self, job: Job) -> list[Work]:
+        """The steps of all jobs that wait before a waiting one; those that run are not among them."""
+        with self._lock:
+            rows = self._db.execute(
+                "select kind, model,"
+                " total(json_extract(params, '$.extra_params.num_inversion_steps')) as inversion,"
+                " total(json_extract(params, '$.num_inference_steps')) as sampling,"
+                " total(coalesce(json_extract(params, '$.num_train_steps'), ?)) as train"
+                " from job where status = 'queued' and n < ? group by kind, model",
+                (TUNING_STEPS, job.n),
+            )
+            return [
+                Work(
+                    kind=row["kind"],
+                    model=row["model"],
+                    inversion=int(row["inversion"]),
+                    sampling=int(row["sampling"]),
+                    train=int(row["train"]),
+                )
+                for row in rows
+            ]
 
     def counts(self) -> dict[tuple[str, str], int]:
         """How many jobs there are by kind and status."""
