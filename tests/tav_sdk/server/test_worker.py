@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -198,8 +199,8 @@ def test_a_worker_leaves_ctrl_c_and_sigterm_to_its_server():
 
 
 def test_a_long_edit_goes_on_where_the_worker_died(tiny_bundle, clip_path, tmp_path, monkeypatch):
-    steps = {"num_frames": 10, "num_inference_steps": 30}
-    more = {"extra_params": {"num_inversion_steps": 30, "start": 0, "stride": 1}}
+    steps: dict[str, Any] = {"num_frames": 10, "num_inference_steps": 30}
+    more: dict[str, Any] = {"extra_params": {"num_inversion_steps": 30, "start": 0, "stride": 1}}
     bytes_of = {}
     for name in ("whole", "killed"):
         monkeypatch.setenv("TAV_CACHE", str(tmp_path / f"cache-{name}"))
@@ -228,7 +229,7 @@ def test_a_tuning_goes_on_where_the_worker_died_makes_a_model_and_ends_the_worke
 ):
     from tav_sdk.training import TuneConfig, tune
 
-    size = {"num_frames": 4, "width": 64, "height": 64}  # as the bundle's, onto whose graphs it is exported
+    size: dict[str, Any] = {"num_frames": 4, "width": 64, "height": 64}  # as the bundle's, onto whose graphs it is exported
     params = {"base": str(tiny_base), "prompt": "a red square", "num_train_steps": 4, **size}
     heard = []
     for fence in (1, 2):
