@@ -5,6 +5,7 @@
 #   TORCH_ARGS=...         more arguments to the installation of torch, for example another index
 #   PYTEST_ARGS=...        arguments to pytest, by default a worker for each core; for example: PYTEST_ARGS="-k inflation"
 #   MINUTES=10             how long make fuzz takes; FUZZ_ARGS="--formats mp4" are more of its arguments
+#   SERVE_ARGS="--port 8001"   arguments of tav serve
 #   DEMO_ARGS, POCKET_ARGS, ABLATION_ARGS, BENCH_ARGS   arguments of the command of that target
 
 SHELL := /bin/bash
@@ -16,6 +17,7 @@ PYTHON ?=
 TORCH_ARGS ?=
 PYTEST_ARGS ?= -n auto
 DEMO_ARGS ?= --out demo --overwrite
+SERVE_ARGS ?= --port 8000
 POCKET_ARGS ?= --setting small --out pocket-training
 ABLATION_ARGS ?= --out ablation
 MINUTES ?= 10
@@ -32,7 +34,7 @@ export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup lint check test fuzz format demo pocket ablation wheel bench lint-docker clean
+.PHONY: help setup lint check test fuzz format demo serve pocket ablation wheel bench lint-docker clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -88,6 +90,9 @@ format: setup  ## rewrite the sources as ruff wants them
 
 demo: setup  ## set everything up; tune on a clip, export, invert, edit and evaluate
 	$(BIN)/tav demo $(DEMO_ARGS)
+
+serve: setup  ## set everything up; tune on a sample clip, once, and serve it over HTTP
+	$(BIN)/tav serve --demo $(SERVE_ARGS)
 
 pocket: setup  ## train the embedded base model from scratch (hours on a CPU; goes on where it was)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tav_sdk.training.pocket.train $(POCKET_ARGS)

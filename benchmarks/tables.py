@@ -24,10 +24,11 @@ from benchmarks.edit_tables import EDIT_TABLES
 from benchmarks.encoder_tables import ENCODER_TABLES
 from benchmarks.long_video_tables import LONG_VIDEO_TABLES
 from benchmarks.reliability_tables import RELIABILITY_TABLES
+from benchmarks.serving_tables import SERVING_TABLES
 from benchmarks.speed_tables import SPEED_TABLES
 from tav_sdk.export.bench.measure import table
 
-TABLES = EDIT_TABLES | ENCODER_TABLES | LONG_VIDEO_TABLES | RELIABILITY_TABLES | SPEED_TABLES
+TABLES = EDIT_TABLES | ENCODER_TABLES | LONG_VIDEO_TABLES | RELIABILITY_TABLES | SERVING_TABLES | SPEED_TABLES
 """By name; a table that is not here was noted by hand, and its file holds ``head`` and ``rows`` as they stand."""
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

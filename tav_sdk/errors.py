@@ -152,6 +152,49 @@ class MissingExtraError(TavError, ImportError):
         self.extra = extra
 
 
+class ServerError(TavError):
+    """A server refused a request, or its answer cannot be read.
+
+    Attributes:
+        message: what was expected, what came, what to do; the server's words where it said some.
+        status: of HTTP; ``None`` where there was no answer, or it is not about a request.
+        code: for programs, one of the wire contract's, such as ``queue_full``; ``None`` if the server gave none.
+        param: the field of the request that is wrong, such as ``guidance_scale``, if there is one.
+        passes: whether the same request may go well later.
+        retry_after: in how many seconds, if the server said so.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        param: str | None = None,
+        passes: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message, self.status, self.code, self.param = message, status, code, param
+        self.passes, self.retry_after = passes, retry_after
+
+
+class ServerUnreachableError(ServerError):
+    """No server answered: none listens there, or the connection broke, each time that it was tried."""
+
+
+class JobFailedError(ServerError):
+    """A job ended without a result; ``code`` and ``message`` say why, ``cancelled`` included.
+
+    Attributes:
+        job: the job as it ended, a ``Video`` or a ``Tuning`` of :mod:`tav_sdk.client`.
+    """
+
+    def __init__(self, message: str, *, code: str | None, job: Any) -> None:
+        super().__init__(message, code=code)
+        self.job = job
+
+
 class CancelledError(TavError):
     """A callback asked to stop."""
 

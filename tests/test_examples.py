@@ -29,7 +29,7 @@ def test_02_tunes_and_exports(tiny_base, clip_path, tmp_path, monkeypatch, capsy
     """In this process, without the graph of longer videos, which takes half of the time and has tests of its own."""
     from tav_sdk import export
 
-    options = ("--base", tiny_base, "--video", clip_path, "--frames", 2, "--size", 32, "--steps", 1)
+    options = ("--base", tiny_base, "--video", clip_path, "--frames", 4, "--size", 64, "--steps", 1)
     name = "02_tune_and_export.py"
     monkeypatch.setattr(
         export, "export_bundle", functools.partial(export.export_bundle, options=export.ExportOptions(windows=False))

@@ -50,12 +50,12 @@ def test_the_source_is_no_edit(editor, judge):
 
 def test_random_noise_does_not_keep_the_motion_as_an_inversion_does(editor, judge, pipeline):
     """The judge tells a good edit from a bad one."""
-    snow, _ = editor.edit(pipeline, 0, STEPS, 3.5)
+    snow, _ = editor.edit(pipeline, 0, STEPS // 2, 3.5)
     assert judge(snow, SNOW, editor.sample.centers)["trajectory"] < 0.9
 
 
 def test_sampling_without_guidance_gives_the_clip_back(editor, pipeline):
     editor = ClipEditor(editor.base, editor.sample, [Edit.of("source", subject="car", background="road", color="red")])
-    (back,) = editor.edit(pipeline, editor.invert(pipeline, 50, "caption"), 50, 1.0)
+    (back,) = editor.edit(pipeline, editor.invert(pipeline, 25, "caption"), 25, 1.0)
     error = np.square(back.astype(float) - editor.clip.frames).mean()
     assert 10 * np.log10(255**2 / error) > 20

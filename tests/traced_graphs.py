@@ -1,8 +1,9 @@
 """Graphs of equal modules are traced once in a test run: tracing is most of an export's time.
 
 What is stored is what :func:`tav_sdk.export.to_onnx.export_graph` wrote, under a digest of everything that it was
-given: the module with all its attributes and weights, the contract, and the options. The export around it is as ever,
-the comparison of each graph with its model too.
+given: the module with all its attributes, the contract, and the options, but not the values of its parameters, which
+lie under their names in files of their own and are put there anew. The export around it is as ever, the comparison of
+each graph with its model as well.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx_ir
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -37,6 +39,8 @@ class _Contents(pickle.Pickler):
     """Pickles a module by what it computes: without addresses, the process's numbers of hooks, and file names."""
 
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, nn.Parameter):
+            return str, (str((type(obj), obj.dtype, tuple(obj.shape))),)
         if isinstance(obj, torch.Tensor):
             values = obj.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
             return str, (str((type(obj), obj.dtype, tuple(obj.shape), hashlib.sha256(values).hexdigest())),)
@@ -92,6 +96,22 @@ def traced_once(made_once: MadeOnce) -> Callable[..., ExportedGraph]:
         graph = folder / stored["graph"]
         if not graph.exists():
             shutil.copytree(path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STORED))
+            _fill(graph, module)
         return ExportedGraph(graph, tuple(StoredTensor.model_validate(tensor) for tensor in stored["tuned"]))
 
     return export
+
+
+def _fill(graph: Path, module: nn.Module) -> None:
+    """Write the module's parameters where the graph has them."""
+    initializers = onnx_ir.load(graph).graph.initializers
+    for name, parameter in module.state_dict().items():
+        if name not in initializers:
+            continue
+        stored = initializers[name].const_value
+        assert isinstance(stored, onnx_ir.ExternalTensor), name
+        values = parameter.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        assert len(values) == stored.length, name
+        with (graph.parent / stored.location).open("r+b") as file:
+            file.seek(stored.offset or 0)
+            file.write(values)

@@ -11,6 +11,7 @@ from tav_sdk.cli.compare import compare
 from tav_sdk.cli.console import guarded
 from tav_sdk.cli.demo import demo
 from tav_sdk.cli.doctor import doctor
+from tav_sdk.cli.download import download
 from tav_sdk.cli.edit import edit
 from tav_sdk.cli.evaluate import evaluate
 from tav_sdk.cli.export import export
@@ -18,11 +19,15 @@ from tav_sdk.cli.export_controlnet import export_controlnet
 from tav_sdk.cli.generate import generate
 from tav_sdk.cli.import_original import import_original
 from tav_sdk.cli.info import info
+from tav_sdk.cli.jobs import jobs
 from tav_sdk.cli.plan import plan
+from tav_sdk.cli.serve import serve
+from tav_sdk.cli.submit import submit
 from tav_sdk.cli.tiny_base import make_tiny_base
 from tav_sdk.cli.tune import tune
 from tav_sdk.cli.usage import Commands
 from tav_sdk.cli.verify import verify
+from tav_sdk.cli.watch import watch
 from tav_sdk.version import __version__
 
 app = typer.Typer(
@@ -64,6 +69,11 @@ app.command(no_args_is_help=True)(guarded(info))
 app.command(no_args_is_help=True)(guarded(verify))
 app.command(no_args_is_help=True)(guarded(build))
 app.command(no_args_is_help=True)(guarded(bench))
+app.command(no_args_is_help=True)(guarded(serve))
+app.command(no_args_is_help=True)(guarded(submit))
+app.command()(guarded(jobs))
+app.command(no_args_is_help=True)(guarded(watch))
+app.command(no_args_is_help=True)(guarded(download))
 app.command()(guarded(doctor))
 app.command()(guarded(demo))
 app.command("make-tiny-base", no_args_is_help=True)(guarded(make_tiny_base))

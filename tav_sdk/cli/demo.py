@@ -15,6 +15,7 @@ import typer
 
 from tav_sdk.cli.base_options import BASE_HELP
 from tav_sdk.cli.console import say, stages
+from tav_sdk.cli.made_bundle import export_as_step, tune_as_step
 from tav_sdk.errors import InputError, PromptError
 from tav_sdk.files import write_text
 from tav_sdk.output_paths import check_apart, check_new
@@ -94,8 +95,7 @@ def demo(
             style="yellow",
         )
 
-    from tav_sdk.export import export_bundle
-    from tav_sdk.training import TuneConfig, tune
+    from tav_sdk.training import TuneConfig
 
     config = TuneConfig(
         base=base,
@@ -110,14 +110,12 @@ def demo(
         config = config.replace(num_train_steps=num_train_steps)
     clock = _Clock()
     with _said_where(out):
-        with clock("tune"), stages() as show:
-            say(f"tune {base} on {job.clip.name}: {job.caption}", mark="1/4", style="bold")
-            tune(config, callback=show, overwrite=overwrite)
+        with clock("tune"):
+            tune_as_step(config, mark="1/4", overwrite=overwrite)
         (out / REPORT).unlink(missing_ok=True)  # a former demo's, of another run
         shutil.copyfile(job.clip, out / f"{CLIP}{job.clip.suffix}")
-        with clock("export"), stages() as show:
-            say("export", mark="2/4", style="bold")
-            export_bundle(out / RUN, out / BUNDLE, overwrite=overwrite, callback=show)
+        with clock("export"):
+            export_as_step(out / RUN, out / BUNDLE, mark="2/4", overwrite=overwrite)
         with clock("edit"):
             say("invert and edit", mark="3/4", style="bold")
             _edit(request, out, job, overwrite=overwrite)

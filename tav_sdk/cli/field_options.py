@@ -14,6 +14,22 @@ OPTIONS = {
     "file_format": "--format",
     "clip": "--video",
     "path": "the path",
+    "max_upload_bytes": "--max-upload-mb",
+    **{
+        f"{name}_s": f"--{name.replace('_', '-')}"
+        for name in (
+            "cancel_grace",
+            "job_timeout",
+            "sync_timeout",
+            "drain",
+            "head_timeout",
+            "body_timeout",
+            "keep_alive",
+        )
+    },
+    "base_url": "--server",
+    "token": "the token",
+    "job": "JOB",
 }
 """What a field of a request is called on the command line, where that is not its own name."""
 

@@ -19,6 +19,8 @@ TABLE = re.compile(r"(?m)^\|.*\n\| *:?-[-| :]*\n(?:\|.*\n)*")
 NOT_MEASURED = {
     ("API.md", "| name | what it does |"),
     ("BASES.md", "| kind | one command |"),
+    ("CLIENT.md", "| method | does |"),
+    ("CLIENT.md", "| error | when |"),
     ("CONTROL.md", "| `--control` | what it is |"),
     ("ENGINES.md", "| `--engine` | runs on | needs |"),
     ("ENGINES.md", "| | text encoder | VAE | U-Net | U-Net's islands in float32 |"),
@@ -26,6 +28,10 @@ NOT_MEASURED = {
     ("EVALUATION.md", "| name | definition | source |"),
     ("POCKET.md", "| Part | Words |"),
     ("POCKET.md", "| Stage | Network | Loss |"),
+    ("SERVING.md", "| option | default | what it does |"),
+    ("SERVING.md", "| status | codes | what to do |"),
+    ("SERVING.md", "| code of a failed job | why |"),
+    ("SERVING.md", "| alert on | because |"),
 }
 """Tables that say what there is, by page and head; numbers in them are settings."""
 

@@ -194,7 +194,7 @@ def test_the_number_of_frames_is_checked(imported, released):
 
 
 def test_it_is_exported_and_edited(tav, released, tiny_base, clip_path, work, traced_once):
-    args = ("--base", tiny_base, "--prompt", PROMPT, "--frames", 2, "--height", 32, "--width", 32)
+    args = ("--base", tiny_base, "--prompt", PROMPT, "--frames", 4, "--height", 64, "--width", 64)
     result = tav("import-original", released, *args, "--out", work / "run")
     assert result.exit_code == 0, result.stderr
     assert f"imported {work / 'run'}; next: tav export {work / 'run'} --out BUNDLE" in result.stderr
@@ -208,4 +208,4 @@ def test_it_is_exported_and_edited(tav, released, tiny_base, clip_path, work, tr
     assert result.exit_code == 0, result.stderr
     with load(work / "bundle") as pipeline:
         assert pipeline.manifest.inflation["preset"] == "original"
-        assert len(pipeline.generate("a blue circle", num_inference_steps=1).frames) == 2
+        assert len(pipeline.generate("a blue circle", num_inference_steps=1).frames) == 4

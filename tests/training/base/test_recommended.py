@@ -83,12 +83,12 @@ def test_a_bundle_keeps_what_its_base_recommends(base_copy, clip_path, tmp_path,
     (base_copy / "tav_sdk.json").write_text(
         '{"num_inference_steps": 7, "guidance_scale": 2.5, "invert_with": "caption"}'
     )
-    config = TuneConfig(base=str(base_copy), num_frames=2, num_train_steps=1, **{**CLIP, "video": clip_path})
-    run = tune(config.replace(out=str(tmp_path / "run"), height=32, width=32))
+    config = TuneConfig(base=str(base_copy), num_frames=4, num_train_steps=1, **{**CLIP, "video": clip_path})
+    run = tune(config.replace(out=str(tmp_path / "run"), height=64, width=64))
     with load(export_bundle(run, tmp_path / "bundle", ExportOptions(windows=False))) as pipeline:
         manifest = pipeline.manifest
         assert (manifest.num_inference_steps, manifest.guidance_scale) == (7, 2.5)
-        inversion = pipeline.invert(read_video(clip_path, num_frames=2, size=(32, 32)))
+        inversion = pipeline.invert(read_video(clip_path, num_frames=4, size=(64, 64)))
         assert (inversion.prompt, inversion.num_inversion_steps) == ("a man is skiing", 7)
         steps = []
         pipeline.edit("a panda", inversion, callback=lambda step: steps.append(step.stage))
