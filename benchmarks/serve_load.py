@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import random
 import shutil
 import statistics
@@ -61,6 +62,7 @@ def overhead(bundles: Path, work: Path, options: argparse.Namespace) -> Result:
     from tav_sdk.request import EditRequest, InvertOptions, SampleOptions
 
     seeds = {"http": 0, "in process": 0}
+    os.environ["TAV_CACHE"] = str(work / "overhead-in-process")  # a former run's inversions are not found
     with Served(bundles, work / "overhead") as server, tav_sdk.load(bundles / "clip0", engine=ENGINE) as pipeline:
 
         def over_http() -> None:
