@@ -229,7 +229,8 @@ def test_a_tuning_goes_on_where_the_worker_died_makes_a_model_and_ends_the_worke
 ):
     from tav_sdk.training import TuneConfig, tune
 
-    size: dict[str, Any] = {"num_frames": 4, "width": 64, "height": 64}  # as the bundle's, onto whose graphs it is exported
+    # As the bundle's, onto whose graphs it is exported.
+    size: dict[str, Any] = {"num_frames": 4, "width": 64, "height": 64}
     params = {"base": str(tiny_base), "prompt": "a red square", "num_train_steps": 4, **size}
     heard = []
     for fence in (1, 2):
