@@ -332,7 +332,7 @@ class Dispatcher:
         if isinstance(word, Progressed):
             self._measured.stepped(job, word)
             now = time.monotonic()
-            if now - slot.told >= PROGRESS_S:
+            if now - slot.told >= PROGRESS_S or word.snapshot:
                 slot.told = now
                 more = {} if word.loss is None else {"loss": word.loss}
                 with contextlib.suppress(StorageFullError):
@@ -343,6 +343,7 @@ class Dispatcher:
                         stage=word.stage,
                         step=word.step,
                         total=word.total,
+                        snapshot=word.snapshot,
                         **more,
                     )
             return

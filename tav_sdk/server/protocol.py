@@ -63,6 +63,7 @@ class Progressed(_Message):
         total: steps of the stage.
         step_s: seconds that the last step took; none where it did not run.
         loss: of a tuning step.
+        snapshot: whether the tuned weights of this step are kept.
         cached: in the first word of an inversion that came from the cache.
     """
 
@@ -75,6 +76,7 @@ class Progressed(_Message):
     total: int
     step_s: float | None = None
     loss: float | None = None
+    snapshot: bool = False
     cached: bool = False
 
 

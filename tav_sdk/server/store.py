@@ -322,15 +322,33 @@ class JobStore:
             )
             return self._happened(chosen.id, "in_progress")
 
-    def report(self, job_id: str, fence: int, *, progress: int, stage: str, step: int, total: int, **more: Any) -> bool:
-        """Note how far a worker is; ``more`` goes into the event. ``False``: its claim is over, nothing is noted."""
+    def report(
+        self,
+        job_id: str,
+        fence: int,
+        *,
+        progress: int,
+        stage: str,
+        step: int,
+        total: int,
+        snapshot: bool = False,
+        **more: Any,
+    ) -> bool:
+        """Note how far a worker is; ``more`` goes into the event. ``False``: its claim is over, nothing is noted.
+
+        With ``snapshot`` the step and its ``loss`` are added to a tuning's snapshots.
+        """
         with self._writing():
             job = self._claimed(job_id, fence)
             if job is None:
                 return False
             self._change(job_id, progress=max(job.progress, min(progress, 99)), stage=stage, step=step, total=total)
             if "loss" in more:  # a tuning's is seen while it runs
-                self._change(job_id, result={**job.result, "loss": more["loss"]})
+                result = {**job.result, "loss": more["loss"]}
+                if snapshot:
+                    former = [one for one in result.get("snapshots", ()) if one["step"] < step]
+                    result["snapshots"] = [*former, {"step": step, "loss": more["loss"]}]
+                self._change(job_id, result=result)
             self._happened(job_id, "progress", **more)
             return True
 

@@ -58,6 +58,7 @@ def tune_job(run: Run, say: Callable[[Word], None], is_cancelled: Callable[[], b
                 total=step.total,
                 step_s=took,
                 loss=step.loss,
+                snapshot=step.stage == "tune" and step.step % every == 0,
             )
         )
         return not is_cancelled()
@@ -72,7 +73,8 @@ def tune_job(run: Run, say: Callable[[Word], None], is_cancelled: Callable[[], b
         from tav_sdk.training import InflationOptions
 
         config = config.replace(inflation=InflationOptions(preset="original"))
-    config = config.replace(checkpointing_steps=max(1, config.num_train_steps // SNAPSHOTS))
+    every = max(1, config.num_train_steps // SNAPSHOTS)
+    config = config.replace(checkpointing_steps=every)
     tuned = tune(config, callback=seen, resume=True)
     losses = _losses(tuned.folder)  # of former attempts as well
     precision = params.get("precision") or "fp32"
@@ -87,11 +89,7 @@ def tune_job(run: Run, say: Callable[[Word], None], is_cancelled: Callable[[], b
         export_bundle(tuned, out, ExportOptions(precision=precision), callback=seen)
     result = {
         "loss": losses[max(losses)] if losses else None,
-        "snapshots": [
-            {"step": step, "loss": loss}
-            for step, loss in sorted(losses.items())
-            if step % config.checkpointing_steps == 0
-        ],
+        "snapshots": [{"step": step, "loss": loss} for step, loss in sorted(losses.items()) if step % every == 0],
         "stage_durations": seconds,
         "tuned_sha256": sha256_of(tuned.tuned_path),
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
+from tav_sdk.server.dispatcher import PROGRESS_S
 from tav_sdk.server.retention import Retention
 from tests.tav_sdk.server.played_server import PROMPT, clip_file, scene, words
 
@@ -110,10 +112,13 @@ async def test_a_tuning_and_its_model(server):
     assert (made.status, set(job)) == (200, TUNING)
     assert re.fullmatch("tun_[0-9a-f]{32}", job["id"])
     assert (job["object"], job["status"], job["base"], job["num_train_steps"]) == ("tuning", "queued", "pocket", 10)
+    server.worker.progress(20, stage="tune", loss=0.5, step=2, total=10, snapshot=True)
+    await asyncio.sleep(PROGRESS_S)
     server.worker.progress(50, stage="tune", loss=0.25, step=5, total=10)
     path = f"/v1/tunings/{job['id']}"
     running = (await server.ask("GET", path)).json
     assert (running["stage"], running["step"], running["loss"], running["result_model"]) == ("tune", 5, 0.25, None)
+    assert running["snapshots"] == [{"step": 2, "loss": 0.5}]
     taken = await server.ask("POST", "/v1/tunings", form=fields)
     assert taken.error["code"] == "model_exists"
     server.worker.complete()
@@ -122,6 +127,7 @@ async def test_a_tuning_and_its_model(server):
     assert [event["type"] for event in (await server.ask("GET", f"{path}/events")).json["data"]] == [
         "tuning.queued",
         "tuning.in_progress",
+        "tuning.progress",
         "tuning.progress",
         "tuning.completed",
     ]

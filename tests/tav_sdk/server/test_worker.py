@@ -256,7 +256,9 @@ def test_a_tuning_goes_on_where_the_worker_died_makes_a_model_and_ends_the_worke
                 heard = one.until(Completed, Failed)
                 assert isinstance(heard[-1], Completed), heard[-1]
                 assert one.process.wait(20) == 0
-    steps = [word.step for word in heard if isinstance(word, Progressed) and word.stage == "tune"]
+    tuned = [word for word in heard if isinstance(word, Progressed) and word.stage == "tune"]
+    assert all(word.snapshot for word in tuned)
+    steps = [word.step for word in tuned]
     assert steps[-1] == 4
     assert steps[0] > 1
     result = heard[-1].result
