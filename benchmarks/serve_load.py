@@ -263,7 +263,7 @@ def rows_of(result: Result) -> list[tuple[str, str]]:
         rows.append(("/healthz meanwhile, p99 and most, ms", f"{one['healthz']['p99_ms']}, {one['healthz']['max_ms']}"))
     if one := result.get("memory"):
         growth = one["growth_mb_in_second_half"]
-        text = f"{growth['server'] + 0.0:.1f}, {growth['workers']:.1f}"
+        text = f"{round(growth['server'], 1) + 0:.1f}, {growth['workers']:.1f}"
         rows.append(("growth of server, of worker over the second half of the jobs, MB", text))
     for name in ("affinity", "in order", "four servers") if "affinity" in result else ():
         one = result["affinity"][name]
