@@ -63,7 +63,11 @@ def limited_protocol(*, head_timeout_s: float, max_connections: int) -> type[H11
             """Answer what is no HTTP; called where h11's error is being handled."""
             self._refused = True
             self._head_came()
-            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and self._between_requests():
+            if self.cycle is not None and not self.cycle.response_started:  # the body broke off: nobody reads the rest
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+            unanswered = self._between_requests() or (self.cycle is not None and not self.cycle.response_started)
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and unanswered:
                 status = getattr(sys.exc_info()[1], "error_status_hint", 400)
                 self.transport.write(_refusal(status))
                 if self.transport.can_write_eof():

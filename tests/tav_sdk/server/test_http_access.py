@@ -244,6 +244,17 @@ async def test_what_is_no_http_is_refused_in_our_shape(server, connect):
         writer.close()
 
 
+@on_a_socket()
+async def test_a_body_whose_chunks_are_broken_is_refused_and_leaves_no_job(server, connect):
+    reader, writer = await connect()
+    kind = b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    writer.write(HEAD.replace(b"GET /healthz", b"POST /v1/videos") + kind + b"ZZ\r\n")
+    status, _, body = await said(reader)
+    assert (status, json.loads(body)["error"]["code"]) == (400, "invalid_request")
+    writer.close()
+    assert (await server.ask("GET", "/v1/videos")).json["data"] == []
+
+
 @on_a_socket(max_connections=2)
 async def test_too_many_connections_are_refused(server, connect):
     held = [await connect() for _ in range(2)]
